@@ -1,0 +1,208 @@
+"""Where photos come from: the bundled ones, image folders, CIFAR-10, ImageNet."""
+
+import hashlib
+from importlib.resources import files
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from twinsight.errors import UserError
+
+EXTENSIONS = frozenset([".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm"])
+_DIGEST_BYTES = 1 << 16
+
+
+class BrokenPhoto(Exception):
+    """A photo that cannot be decoded; carries its id and why."""
+
+
+class Photos:
+    """An ordered collection of photos with stable names.
+
+    Args:
+        ids: name of each photo, unique; part of every record, so never an absolute path.
+        on_error: ``"skip"`` leaves undecodable photos out, named and counted; ``"raise"`` stops the run.
+        limit: keep this many photos, evenly spaced, so that a sorted folder of classes keeps them all; None keeps all.
+        labels: class index of each photo, where known.
+
+    A subclass gives :meth:`open` and :meth:`fingerprint`.
+    """
+
+    def __init__(
+        self,
+        ids: list[str],
+        on_error: Literal["skip", "raise"] = "skip",
+        limit: int | None = None,
+        labels: list[int] | None = None,
+    ) -> None:
+        if on_error not in ("skip", "raise"):
+            raise UserError(f"`data.on_error` must be 'skip' or 'raise', got {on_error!r}")
+        if limit is not None and limit < 1:
+            raise UserError(f"`data.limit` must be at least 1, or null for all, got {limit}")
+        count = len(ids) if limit is None else min(limit, len(ids))
+        self.indices = [place * len(ids) // count for place in range(count)]
+        self.ids = [ids[index] for index in self.indices]
+        self.labels = [labels[index] for index in self.indices] if labels is not None else None
+        self.on_error = on_error
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def open(self, index: int) -> Image.Image:
+        """The photo as stored; may raise whatever its decoder raises."""
+        raise NotImplementedError
+
+    def fingerprint(self, index: int) -> bytes:
+        """Bytes that change when the photo's content changes."""
+        raise NotImplementedError
+
+    def load(self, index: int) -> Image.Image:
+        """The photo upright, in RGB, decoded in full.
+
+        Raises:
+            BrokenPhoto: it cannot be decoded.
+        """
+        try:
+            with self.open(index) as photo:
+                return to_rgb(photo)
+        except (OSError, UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            raise BrokenPhoto(f"{self.ids[index]}: {error}") from error
+
+    def digest(self) -> str:
+        """SHA-256 over the names and contents of all photos, in order; no path enters."""
+        total = hashlib.sha256()
+        for index, name in enumerate(self.ids):
+            total.update(f"{name}\n".encode() + hashlib.sha256(self.fingerprint(index)).digest())
+        return total.hexdigest()
+
+
+def to_rgb(photo: Image.Image) -> Image.Image:
+    """Any Pillow image as upright 8-bit RGB: EXIF rotation applied, transparency over white, 16-bit grey rescaled.
+
+    >>> to_rgb(Image.new("LA", (2, 2), (0, 0))).getpixel((0, 0))
+    (255, 255, 255)
+    """
+    photo = ImageOps.exif_transpose(photo)
+    if photo.mode.startswith("I") or photo.mode == "F":
+        values = np.asarray(photo, dtype=np.float64)
+        # 16-bit files scale by their range; float files are taken to hold 0-1 unless they exceed it.
+        top = 65535.0 if photo.mode.startswith("I") else max(1.0, float(values.max()))
+        photo = Image.fromarray((values / top * 255).clip(0, 255).astype(np.uint8))
+    if photo.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in photo.info:
+        opaque = photo.convert("RGBA")
+        photo = Image.alpha_composite(Image.new("RGBA", opaque.size, "white"), opaque)
+    return photo.convert("RGB")
+
+
+class ImageFolder(Photos):
+    """Every image below a folder, recursively, sorted by relative path; ids are those paths.
+
+    Args:
+        root: the folder.
+        split: sub-folder of ``root`` to read, such as ``"test"``; None reads all of ``root``.
+        on_error, limit: as in :class:`Photos`.
+
+    Labels are the first folder level below the root, in sorted order.
+
+    Raises:
+        UserError: the folder is missing or holds no image.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        split: str | None = None,
+        on_error: Literal["skip", "raise"] = "skip",
+        limit: int | None = None,
+    ) -> None:
+        self.root = Path(root).expanduser() / (split or "")
+        if not self.root.is_dir():
+            raise UserError(f"`data.root={self.root}`: no such folder")
+        found = (path for path in self.root.rglob("*") if path.suffix.lower() in EXTENSIONS and path.is_file())
+        ids = sorted(path.relative_to(self.root).as_posix() for path in found)
+        if not ids:
+            raise UserError(
+                f"`data.root={self.root}` holds no image ({', '.join(sorted(EXTENSIONS))}): give a folder that does"
+            )
+        classes = {name: index for index, name in enumerate(sorted({name.split("/")[0] for name in ids}))}
+        super().__init__(ids, on_error, limit, [classes[name.split("/")[0]] for name in ids])
+
+    def open(self, index: int) -> Image.Image:
+        return Image.open(self.root / self.ids[index])
+
+    def fingerprint(self, index: int) -> bytes:
+        # The head and the size tell encoded photos apart at a small part of the cost of reading a large data set.
+        path = self.root / self.ids[index]
+        with path.open("rb") as opened:
+            return f"{path.stat().st_size}\n".encode() + opened.read(_DIGEST_BYTES)
+
+
+class DemoPhotos(ImageFolder):
+    """The photographs that ship with the package: public domain or CC0, see ``ATTRIBUTION.md`` beside them."""
+
+    def __init__(self, limit: int | None = None) -> None:
+        super().__init__(Path(str(files("twinsight") / "data" / "photos")), on_error="raise", limit=limit)
+
+
+class CIFAR10(Photos):
+    """CIFAR-10 from torchvision's files (``cifar-10-batches-py``) or from ``train`` and ``test`` folders of PNGs.
+
+    Args:
+        root: the folder that holds either layout.
+        split: ``"train"`` or ``"test"``.
+        on_error, limit: as in :class:`Photos`.
+
+    Raises:
+        UserError: neither layout is there.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        split: Literal["train", "test"] = "test",
+        on_error: Literal["skip", "raise"] = "skip",
+        limit: int | None = None,
+    ) -> None:
+        if split not in ("train", "test"):
+            raise UserError(f"`data.split` must be 'train' or 'test', got {split!r}")
+        root = Path(root).expanduser()
+        self._folder: ImageFolder | None = None
+        self._pixels = np.empty((0, 32, 32, 3), np.uint8)
+        if (root / "cifar-10-batches-py").is_dir():
+            from torchvision.datasets import CIFAR10 as TorchvisionCIFAR10
+
+            stored = TorchvisionCIFAR10(str(root), train=split == "train")
+            self._pixels = stored.data
+            ids, labels = [f"{split}/{index:05d}" for index in range(len(stored))], list(stored.targets)
+        elif (root / split).is_dir():
+            self._folder = ImageFolder(root, split)
+            ids, labels = [f"{split}/{name}" for name in self._folder.ids], self._folder.labels
+        else:
+            raise UserError(
+                f"`data.root={root}` holds neither cifar-10-batches-py nor a folder called {split}: "
+                "give the folder that torchvision downloaded to, or one with train/ and test/ class folders"
+            )
+        super().__init__(ids, on_error, limit, labels)
+
+    def open(self, index: int) -> Image.Image:
+        stored = self.indices[index]
+        return Image.fromarray(self._pixels[stored]) if self._folder is None else self._folder.open(stored)
+
+    def fingerprint(self, index: int) -> bytes:
+        stored = self.indices[index]
+        return self._pixels[stored].tobytes() if self._folder is None else self._folder.fingerprint(stored)
+
+
+class ImageNetValidation(ImageFolder):
+    """The ImageNet validation set, flat (``ILSVRC2012_val_*.JPEG``) or in class folders, below ``root`` or ``root/val``."""
+
+    def __init__(
+        self,
+        root: str | Path,
+        on_error: Literal["skip", "raise"] = "skip",
+        limit: int | None = None,
+    ) -> None:
+        root = Path(root).expanduser()
+        super().__init__(root, "val" if (root / "val").is_dir() else None, on_error, limit)

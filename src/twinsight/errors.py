@@ -1,0 +1,24 @@
+"""The one exception that means: the user can mend this."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(ValueError):
+    """Bad input, said once: the message names the argument, its value and the remedy.
+
+    The command line prints the message without a traceback and exits with code 2. It is a ``ValueError``, so Python
+    callers need no import of ours to catch it.
+    """
+
+
+def unknown(kind: str, value: object, valid: Iterable[str]) -> UserError:
+    """The error for a name that is not among ``valid``, with the nearest one and the whole list.
+
+    >>> print(unknown("explainer", "grad_cam", ["gradcam", "interaction_cam"]))
+    unknown explainer 'grad_cam': did you mean 'gradcam'? Valid: gradcam, interaction_cam
+    """
+    names = sorted(valid)
+    close = difflib.get_close_matches(str(value), names, n=1)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    return UserError(f"unknown {kind} {value!r}: {hint}Valid: {', '.join(names)}")

@@ -1,0 +1,155 @@
+"""Models by name, and our own weight files: safetensors that carry their architecture and figures."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from twinsight.errors import UserError, unknown
+from twinsight.models.small_resnet import SmallResNet, projection_head
+from twinsight.models.two_view import TwoViewModel
+from twinsight.similarity import Similarity
+
+CIFAR10_NORMALIZATION = ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
+_METADATA_KEY = "twinsight"
+
+
+def small_two_view(
+    widths: tuple[int, ...] = (32, 64, 128),
+    blocks: int = 2,
+    hidden: int = 128,
+    embedding: int = 64,
+    input_size: int = 64,
+    similarity: str | Similarity = "cosine",
+) -> TwoViewModel:
+    """The architecture of the demo weights, untrained: a small residual trunk and SimCLR's projection head.
+
+    >>> small_two_view()(torch.rand(1, 3, 64, 64)).shape
+    torch.Size([1, 64])
+    """
+    model = TwoViewModel(
+        trunk=SmallResNet(tuple(widths), blocks),
+        head=projection_head(widths[-1], hidden, embedding),
+        normalization=CIFAR10_NORMALIZATION,
+        similarity=similarity,
+        input_size=input_size,
+    )
+    model.architecture = {
+        "name": "small_two_view",
+        "options": {"widths": list(widths), "blocks": blocks, "hidden": hidden, "embedding": embedding},
+    }
+    return model
+
+
+ARCHITECTURES = {"small_two_view": small_two_view}
+BUNDLED = {"demo_simclr": "demo_simclr.safetensors"}
+
+
+def load_model(
+    name: str,
+    checkpoint: str | Path | None = None,
+    similarity: str | Similarity = "cosine",
+    input_size: int | None = None,
+) -> TwoViewModel:
+    """Build the model called ``name`` with trained weights, in evaluation mode.
+
+    Args:
+        name: one of :func:`available_models`.
+        checkpoint: a file of :func:`save_model` to load instead of the weights that ship with the package.
+        similarity: score of two embeddings, see :func:`twinsight.similarity.get_similarity`.
+        input_size: side of the views in pixels; None takes what the checkpoint says.
+
+    Returns:
+        the model, with ``checkpoint_sha256`` (identity of its weights) and ``figures`` (how it was trained, k-NN
+        accuracy) as attributes.
+
+    Raises:
+        UserError: unknown name, missing file, or a file that is not one of ours.
+
+    >>> load_model("demo_simclr").input_size
+    64
+    """
+    if name not in BUNDLED:
+        raise unknown("model", name, BUNDLED)
+    path = Path(checkpoint) if checkpoint else Path(str(files("twinsight") / "weights" / BUNDLED[name]))
+    state, metadata = _read(path)
+    architecture = metadata["architecture"]
+    if architecture.get("name") not in ARCHITECTURES:
+        raise unknown(f"architecture in `checkpoint={path}`", architecture.get("name"), ARCHITECTURES)
+    model = ARCHITECTURES[architecture["name"]](
+        **architecture["options"], similarity=similarity, input_size=input_size or metadata["input_size"]
+    )
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        raise UserError(f"`checkpoint={path}` does not hold the weights it describes: {error}") from None
+    model.checkpoint_sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    model.figures = metadata.get("figures", {})
+    return model.eval()
+
+
+def available_models() -> list[str]:
+    """Names that :func:`load_model` takes.
+
+    >>> available_models()
+    ['demo_simclr']
+    """
+    return sorted(BUNDLED)
+
+
+def save_model(model: TwoViewModel, path: str | Path, figures: Mapping[str, Any]) -> None:
+    """Write weights, architecture and ``figures`` to one safetensors file that :func:`load_model` reads.
+
+    The file appears whole or not at all.
+
+    Raises:
+        UserError: the model was not built by one of ``ARCHITECTURES``, so that no file could describe it.
+    """
+    architecture = getattr(model, "architecture", None)
+    if architecture is None:
+        raise UserError(f"only models built by {', '.join(ARCHITECTURES)} can be saved with their architecture")
+    metadata = {"architecture": architecture, "input_size": model.input_size, "figures": dict(figures)}
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
+    save_file(state, partial, metadata={_METADATA_KEY: json.dumps(metadata, sort_keys=True)})
+    partial.replace(path)
+
+
+def weights_digest(model: nn.Module) -> str:
+    """SHA-256 of a model's weights: of the file they were loaded from, else of the tensors themselves.
+
+    >>> weights_digest(nn.Linear(2, 2, bias=False)) == weights_digest(nn.Linear(2, 2, bias=False))
+    False
+    """
+    known = getattr(model, "checkpoint_sha256", None)
+    if known is not None:
+        return known
+    digest = hashlib.sha256()
+    for key, value in sorted(model.state_dict().items()):
+        raw = value.detach().cpu().contiguous()
+        digest.update(f"{key} {raw.dtype} {tuple(raw.shape)}\n".encode())
+        digest.update(raw.flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    if not path.is_file():
+        raise UserError(f"`checkpoint={path}`: no such file")
+    try:
+        with safe_open(path, framework="pt") as opened:
+            metadata = json.loads((opened.metadata() or {})[_METADATA_KEY])
+            return {key: opened.get_tensor(key) for key in opened.keys()}, metadata  # noqa: SIM118 (not a mapping)
+    except (SafetensorError, KeyError, json.JSONDecodeError) as error:
+        raise UserError(
+            f"`checkpoint={path}` is not a twinsight weight file ({error}): "
+            "give a .safetensors file that `task=pretrain` wrote"
+        ) from None

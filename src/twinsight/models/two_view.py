@@ -1,0 +1,140 @@
+"""The model that is explained: two views in, two embeddings and a similarity out."""
+
+import torch
+from torch import Tensor, nn
+
+from twinsight.errors import UserError
+from twinsight.models.modes import evaluating
+from twinsight.similarity import Similarity, get_similarity
+
+Normalization = tuple[tuple[float, ...], tuple[float, ...]]
+
+
+class _CheckedWhenBuilt(type):
+    """Runs ``check()`` after the outermost ``__init__``, so that subclasses are checked as they will be used."""
+
+    def __call__(cls, *args, **kwargs):
+        model = super().__call__(*args, **kwargs)
+        model.check()
+        return model
+
+
+class TwoViewModel(nn.Module, metaclass=_CheckedWhenBuilt):
+    """A self-supervised network, cut where explanations need it: trunk, pooling, head, similarity.
+
+    In the notation of the paper: encoder trunk ``F`` gives the feature map ``A``, pooling gives ``p``, the head ``g``
+    gives the embedding ``z = g(p)``, and ``s(z1, z2)`` is the similarity that is explained.
+
+    ``view`` is ignored here: both views go through the same network. Models whose two views take different paths
+    (a predictor on one side, a student and a teacher) override :meth:`features` or :meth:`embed` and set
+    ``symmetric = False``, so that nothing computed for one view is reused for the other.
+
+    Args:
+        trunk: ``(B, C, H, W)`` images to ``(B, D, h, w)`` feature maps.
+        head: ``(B, D)`` pooled features to ``(B, d)`` embeddings. The identity suits backbone-only checkpoints.
+        pool: ``"avg"``, ``"max"``, or a module from ``(B, D, h, w)`` to ``(B, D)``.
+        normalization: ``(mean, std)`` per channel of the space the trunk eats, None where it eats pixels in [0, 1].
+            Explainers eat what the model eats.
+        similarity: name in ``twinsight.similarity.SIMILARITIES``, or a callable ``(B, d), (B, d) -> (B,)``.
+        input_size: side in pixels of the square views the model was made for. Defaults that scale with the image
+            (window, stride) derive from the image itself.
+
+    Raises:
+        UserError: the parts do not fit (shape of features or embeddings), or forward is not embed of features.
+
+    >>> model = TwoViewModel(nn.Conv2d(3, 8, 3, stride=2), nn.Linear(8, 4), input_size=32)
+    >>> z = model(torch.rand(2, 3, 32, 32))
+    >>> z.shape, model.similarity(z, z)
+    (torch.Size([2, 4]), tensor([1.0000, 1.0000], grad_fn=<SumBackward1>))
+    """
+
+    symmetric = True
+
+    def __init__(
+        self,
+        trunk: nn.Module,
+        head: nn.Module | None = None,
+        pool: str | nn.Module = "avg",
+        normalization: Normalization | None = None,
+        similarity: str | Similarity = "cosine",
+        input_size: int = 224,
+    ) -> None:
+        super().__init__()
+        self.trunk = trunk
+        self.pool = _pooling(pool)
+        self.head = nn.Identity() if head is None else head
+        self.normalization = _checked_normalization(normalization)
+        self.input_size = input_size
+        self._score = get_similarity(similarity)
+
+    def features(self, x: Tensor, view: int = 1) -> Tensor:
+        """``(B, C, H, W)`` images to ``(B, D, h, w)`` feature maps; ``view`` is 1 or 2."""
+        return self.trunk(x)
+
+    def embed(self, features: Tensor, view: int = 1) -> Tensor:
+        """``(B, D, h, w)`` feature maps to ``(B, d)`` embeddings."""
+        return self.head(self.pool(features))
+
+    def forward(self, x: Tensor, view: int = 1) -> Tensor:
+        """``(B, C, H, W)`` images to ``(B, d)`` embeddings."""
+        return self.embed(self.features(x, view), view)
+
+    def similarity(self, z1: Tensor, z2: Tensor) -> Tensor:
+        """Score ``(B,)`` of embeddings of view 1 against embeddings of view 2."""
+        return self._score(z1, z2)
+
+    @property
+    def mean_pooled(self) -> bool:
+        """True where the gradient of the score is constant over space, because features are averaged first."""
+        return isinstance(self.pool, AveragePool) and type(self).embed is TwoViewModel.embed
+
+    def check(self) -> None:
+        """Encode one image and hold the answer against the contract; called once when the model is built."""
+        parameter = next(self.parameters(), torch.empty(0))
+        side = self.input_size
+        image = torch.rand((1, 3, side, side), generator=torch.Generator().manual_seed(0)).to(parameter)
+        with evaluating(self), torch.inference_mode():
+            for view in (1, 2):
+                features = self.features(image, view)
+                if features.ndim != 4:
+                    raise UserError(f"`trunk` must return feature maps (B, D, h, w), got {tuple(features.shape)}")
+                embedding = self.embed(features, view)
+                if embedding.ndim != 2 or len(embedding) != 1:
+                    raise UserError(f"`head` must return embeddings (B, d), got {tuple(embedding.shape)} for B = 1")
+                whole = self(image, view)
+                if not torch.allclose(whole, embedding, rtol=1e-4, atol=1e-5, equal_nan=True):
+                    raise UserError(f"forward(x, view={view}) differs from embed(features(x)): make them the same path")
+                if self.symmetric:
+                    break
+
+
+class AveragePool(nn.Module):
+    """Mean over the two spatial axes."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        return features.mean(dim=(-2, -1))
+
+
+class MaxPool(nn.Module):
+    """Maximum over the two spatial axes."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        return features.amax(dim=(-2, -1))
+
+
+def _pooling(pool: str | nn.Module) -> nn.Module:
+    if isinstance(pool, nn.Module):
+        return pool
+    kinds = {"avg": AveragePool, "max": MaxPool}
+    if pool not in kinds:
+        raise UserError(f"`pool` must be 'avg', 'max' or a module, got {pool!r}")
+    return kinds[pool]()
+
+
+def _checked_normalization(normalization: Normalization | None) -> Normalization | None:
+    if normalization is None:
+        return None
+    mean, std = (tuple(float(value) for value in part) for part in normalization)
+    if len(mean) != len(std) or min(std) <= 0:
+        raise UserError(f"`normalization` must be (mean, std) of equal length with std > 0, got {normalization!r}")
+    return mean, std

@@ -1,0 +1,78 @@
+"""The task ``pretrain``: train a network, keep its weights with their figures."""
+
+import json
+import logging
+import platform
+from pathlib import Path
+
+import hydra.utils
+import pytorch_lightning as pl
+import torch
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint
+
+from twinsight.config import validate
+from twinsight.models import save_model
+from twinsight.pretrain.data import PretrainDataModule
+
+log = logging.getLogger(__name__)
+
+
+def pretrain(config: DictConfig) -> int:
+    """Train ``config.model`` by ``config.task.method`` on ``config.data`` and write ``config.task.output``.
+
+    Returns:
+        exit code 0.
+
+    Raises:
+        UserError: the configuration or the data do not fit.
+    """
+    validate(config)
+    task = config.task
+    pl.seed_everything(config.seed, workers=True)
+    model = hydra.utils.instantiate(config.model)
+    data = PretrainDataModule(
+        train=hydra.utils.instantiate(config.data, split=task.train_split),
+        test=hydra.utils.instantiate(config.data, split=task.test_split),
+        views=hydra.utils.instantiate(config.views),
+        normalization=model.normalization,
+        batch_size=task.batch_size,
+        num_workers=config.loader.num_workers,
+        seed=config.seed,
+    )
+    method = hydra.utils.instantiate(task.method, model=model)
+    folder = Path(task.output).with_suffix("")
+    trainer = hydra.utils.instantiate(
+        config.trainer,
+        max_epochs=task.epochs,
+        check_val_every_n_epoch=task.probe_every,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        logger=hydra.utils.instantiate(config.logger) if config.logger._target_ else False,
+        callbacks=[
+            ModelCheckpoint(folder, save_last=True, filename="epoch-{epoch:03d}", auto_insert_metric_name=False),
+            *([LearningRateMonitor("step")] if config.logger._target_ else []),
+        ],
+    )
+    model.to(memory_format=torch.channels_last)  # convolutions on CPU and tensor cores want it
+    checkpoint = folder / "last.ckpt" if task.resume == "last" else task.resume
+    trainer.fit(method, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+    if trainer.is_global_zero and not trainer.interrupted:
+        figures = {
+            "method": type(method).__name__,
+            "epochs": trainer.current_epoch,
+            "batch_size": task.batch_size,
+            "training_photos": len(data.train),
+            "data": type(data.train).__name__,
+            "data_digest": data.train.digest(),
+            "knn_accuracy": round(float(trainer.callback_metrics["knn_accuracy"]), 4),
+            "loss": round(float(trainer.callback_metrics["loss_epoch"]), 4),
+            "torch": torch.__version__,
+            "machine": platform.machine(),
+            "accelerator": trainer.accelerator.__class__.__name__,
+            "recipe": OmegaConf.to_container(task.method, resolve=True),
+        }
+        save_model(model, task.output, figures)
+        Path(task.output).with_suffix(".json").write_text(json.dumps(figures, indent=2) + "\n")
+        log.info("k-NN accuracy %.4f; weights in %s", figures["knn_accuracy"], task.output)
+    return 0
