@@ -1,11 +1,26 @@
 """The schema under the YAML files, and what is said when a configuration does not fit it."""
 
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass, field, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from hydra.core.config_store import ConfigStore
-from omegaconf import MISSING, DictConfig
+from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import (
+    ConfigAttributeError,
+    ConfigKeyError,
+    InterpolationResolutionError,
+    OmegaConfBaseException,
+    ValidationError,
+)
+
+from twinsight.errors import UserError
+from twinsight.signatures import arguments, as_written, choices, closest, expected, fits, locate
+
+HYDRA_KEYS = frozenset(["_target_", "_partial_", "_args_", "_convert_", "_recursive_"])
+_LOCATORS = frozenset(f"hydra.utils.get_{kind}" for kind in ("class", "method", "object"))
 
 
 @dataclass
@@ -85,9 +100,104 @@ def register_schema() -> None:
         store.store(group="explainers", name=name, node={"defaults": [{f"/explainer@options.{name}": name}]})
 
 
+def options(group: str) -> list[str]:
+    """Names that ``group=NAME`` takes; empty where there is no such group."""
+    names = {path.stem for path in (conf_folder() / group).glob("*.yaml")}
+    with suppress(OSError):  # nothing stored under that name
+        names.update(name.removesuffix(".yaml") for name in ConfigStore.instance().list(group))
+    return sorted(names)
+
+
 def validate(config: DictConfig) -> None:
-    pass
+    """Hold a composed configuration against the schema, and every ``_target_`` in it against its signature.
+
+    Nothing is built and nothing changed; modules of targets are imported. ``task`` is called with the whole
+    configuration and reads its other keys itself, so that only its target is checked.
+
+    Raises:
+        UserError: a key is unknown, a value is missing or has the wrong type, or a target cannot be imported. The
+            message names the full key.
+    """
+    plain = OmegaConf.to_container(config)
+    assert isinstance(plain, dict)  # a DictConfig's is
+    plain.pop("hydra", None)
+    try:
+        OmegaConf.merge(OmegaConf.structured(Config), plain)
+    except (ConfigKeyError, ValidationError) as error:
+        raise UserError(misfit(error)) from error
+    missing = sorted(OmegaConf.missing_keys(config))
+    if missing:
+        raise UserError(missing_value(missing[0]))
+    _check(config, plain, "")
 
 
-def explain_error(error):
-    return None
+def missing_value(key: str) -> str:
+    """What to do about a mandatory value that was not given."""
+    names = options(key)
+    if names:
+        return f"{key} is missing: choose one on the command line, {key}=NAME. Valid: {', '.join(names)}"
+    return f"{key} is missing: give it on the command line, {key}=..."
+
+
+def unknown_key(key: str, valid: Iterable[str], near: str | None = None) -> str:
+    """What to do about a full key that does not exist; ``valid`` names its siblings, ``near`` is a full key."""
+    parent, _, name = key.rpartition(".")
+    names = sorted(valid)
+    sibling = closest(name, names)
+    near = near or (f"{parent}.{sibling}".lstrip(".") if sibling else None)
+    hint = f"did you mean {near!r}? " if near else ""
+    kind = "key" if parent else "key or group"
+    return f"unknown {kind} {key!r}: {hint}Valid: {', '.join(names) or 'none'}"
+
+
+def misfit(error: OmegaConfBaseException) -> str:
+    """What to do about a key or value that the schema refused."""
+    key = str(error.full_key)
+    if isinstance(error, ConfigKeyError | ConfigAttributeError):
+        return unknown_key(key, map(str, error.parent_node or ()))
+    annotation: Any = Config
+    for part in key.split("."):
+        annotation = get_type_hints(annotation).get(part) if is_dataclass(annotation) else None
+    if annotation is None:
+        return f"`{key}`: {str(error).splitlines()[0]}"
+    return wrong_type(key, error.value, annotation)
+
+
+def wrong_type(key: str, value: object, annotation: Any, written: object = None) -> str:
+    """What to do about a value that is not of the type its key takes; ``written`` is it before interpolation."""
+    near = closest(value, choices(annotation)) if isinstance(value, str) else None
+    hint = f": did you mean {near!r}?" if near else ""
+    source = f" from {written}" if isinstance(written, str) and written != value else ""
+    return f"`{key}` must be {expected(annotation)}, got {as_written(value)}{source}{hint}"
+
+
+def unresolved(key: str, written: object, error: Exception) -> str:
+    """What to do about an interpolation that leads nowhere."""
+    return f"`{key}={written}` cannot be resolved: {str(error).splitlines()[0]}"
+
+
+def _check(node: DictConfig | ListConfig, plain: Any, key: str) -> None:
+    """Resolve every value below ``node`` and hold it against its target's signature; ``plain`` is the node as written.
+
+    What an interpolation points to is checked where it stands.
+    """
+    takes = None
+    if isinstance(node, DictConfig) and node.get("_target_") is not None:
+        takes = arguments(locate(f"{key}._target_", node["_target_"]))
+        if node["_target_"] in _LOCATORS:
+            locate(f"{key}.path", node.get("path"))
+    for name in node if isinstance(node, DictConfig) else range(len(node)):
+        full = f"{key}[{name}]" if isinstance(node, ListConfig) else f"{key}.{name}".lstrip(".")
+        written = plain[name]
+        try:
+            value = node[name]
+        except InterpolationResolutionError as error:
+            raise UserError(unresolved(full, written, error)) from error
+        if takes is not None and key != "task" and name not in HYDRA_KEYS:
+            if name not in takes.types and not takes.open:
+                raise UserError(unknown_key(full, takes.writable))
+            annotation = takes.types.get(name, Any)
+            if not fits(value, annotation):
+                raise UserError(wrong_type(full, value, annotation, written))
+        if isinstance(value, DictConfig | ListConfig) and not isinstance(written, str):
+            _check(value, written, full)

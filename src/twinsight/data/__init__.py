@@ -1,5 +1,6 @@
 """Pairs of views: photo collections, view recipes, and the data module that makes pairs of them."""
 
+from twinsight.data.pairs import PairBatch, PairDataModule, PairDataset, ShardSampler, SkippedPair
 from twinsight.data.sources import (
     CIFAR10,
     BrokenPhoto,
@@ -9,7 +10,7 @@ from twinsight.data.sources import (
     Photos,
     to_rgb,
 )
-from twinsight.data.views import NoViews, SimCLRViews, ViewGeometry, ViewRecipe, seed_of
+from twinsight.data.views import NoViews, SimCLRViews, ViewGeometry, ViewRecipe
 
 __all__ = [
     "CIFAR10",
@@ -18,10 +19,14 @@ __all__ = [
     "ImageFolder",
     "ImageNetValidation",
     "NoViews",
+    "PairBatch",
+    "PairDataModule",
+    "PairDataset",
     "Photos",
+    "ShardSampler",
     "SimCLRViews",
+    "SkippedPair",
     "ViewGeometry",
     "ViewRecipe",
-    "seed_of",
     "to_rgb",
 ]

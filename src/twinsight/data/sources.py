@@ -169,6 +169,7 @@ class CIFAR10(Photos):
             raise UserError(f"`data.split` must be 'train' or 'test', got {split!r}")
         root = Path(root).expanduser()
         self._folder: ImageFolder | None = None
+        labels: list[int] | None
         self._pixels = np.empty((0, 32, 32, 3), np.uint8)
         if (root / "cifar-10-batches-py").is_dir():
             from torchvision.datasets import CIFAR10 as TorchvisionCIFAR10
@@ -196,7 +197,7 @@ class CIFAR10(Photos):
 
 
 class ImageNetValidation(ImageFolder):
-    """The ImageNet validation set, flat (``ILSVRC2012_val_*.JPEG``) or in class folders, below ``root`` or ``root/val``."""
+    """ImageNet's validation photos, flat (``ILSVRC2012_val_*.JPEG``) or in class folders, in ``root`` or ``root/val``."""
 
     def __init__(
         self,

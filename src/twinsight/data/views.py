@@ -1,6 +1,5 @@
 """Two views of a photo: recipes drawn from a seed, rendered at any size, and what of the photo they show."""
 
-import hashlib
 import math
 import random
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
+from twinsight.engine import seed_of
 from twinsight.errors import UserError
 
 
@@ -75,16 +75,6 @@ _COLOUR = {
     "saturation": F.adjust_saturation,
     "hue": F.adjust_hue,
 }
-
-
-def seed_of(seed: int, *parts: object) -> int:
-    """A 63-bit seed that depends on ``seed`` and the parts alone: the first bytes of their SHA-256.
-
-    >>> seed_of(0, "cat.png") == seed_of(0, "cat.png") != seed_of(1, "cat.png")
-    True
-    """
-    text = "/".join(str(part) for part in (seed, *parts))
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
 class NoViews:

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 
 class SmallResNet(nn.Module):
-    """Residual network of basic blocks (He et al. 2016) with a stride-2 stem and a feature map at an eighth of the side.
+    """Residual network of basic blocks (He et al. 2016), stride-2 stem, feature map at an eighth of the side.
 
     Args:
         widths: channels of each stage; every stage but the first halves the side. (32, 64, 128) has 0.70 M parameters.

@@ -1,5 +1,9 @@
 """The model that is explained: two views in, two embeddings and a similarity out."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -44,11 +48,17 @@ class TwoViewModel(nn.Module, metaclass=_CheckedWhenBuilt):
 
     >>> model = TwoViewModel(nn.Conv2d(3, 8, 3, stride=2), nn.Linear(8, 4), input_size=32)
     >>> z = model(torch.rand(2, 3, 32, 32))
-    >>> z.shape, model.similarity(z, z)
-    (torch.Size([2, 4]), tensor([1.0000, 1.0000], grad_fn=<SumBackward1>))
+    >>> z.shape, model.similarity(z, z).detach()
+    (torch.Size([2, 4]), tensor([1.0000, 1.0000]))
     """
 
     symmetric = True
+    architecture: dict[str, Any] | None = None
+    """Name and options of the builder in ``twinsight.models``, where there was one."""
+    checkpoint_sha256: str | None = None
+    """Digest of the file the weights came from."""
+    figures: Mapping[str, Any] = MappingProxyType({})
+    """How the weights were trained, and their k-NN accuracy."""
 
     def __init__(
         self,
@@ -82,6 +92,13 @@ class TwoViewModel(nn.Module, metaclass=_CheckedWhenBuilt):
     def similarity(self, z1: Tensor, z2: Tensor) -> Tensor:
         """Score ``(B,)`` of embeddings of view 1 against embeddings of view 2."""
         return self._score(z1, z2)
+
+    def pixels(self, x: Tensor) -> Tensor:
+        """``(B, C, H, W)`` images of the input space as pixels in [0, 1]."""
+        if self.normalization is None:
+            return x.clamp(0, 1)
+        mean, std = (x.new_tensor(part).view(-1, 1, 1) for part in self.normalization)
+        return (x * std + mean).clamp(0, 1)
 
     @property
     def mean_pooled(self) -> bool:

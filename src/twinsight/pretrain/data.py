@@ -8,7 +8,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 from torchvision.transforms.v2 import functional as F
 
-from twinsight.data import NoViews, Photos, seed_of
+from twinsight.data import NoViews, Photos
+from twinsight.engine import seed_of
 from twinsight.errors import UserError
 from twinsight.models.two_view import Normalization
 
@@ -57,7 +58,7 @@ class PretrainDataModule(pl.LightningDataModule):
         sampler = EpochSampler(dataset, self.seed, rank, world)
         return DataLoader(
             dataset,
-            self.batch_size,
+            batch_size=self.batch_size,
             sampler=sampler,
             num_workers=self.num_workers,
             drop_last=True,
@@ -70,7 +71,7 @@ class PretrainDataModule(pl.LightningDataModule):
         # The probe looks at whole photos: the evaluation crop would cut an eighth of a 32-pixel picture.
         plain = NoViews(self.views.size, crop_fraction=1.0, antialias=self.views.antialias)
         return [
-            DataLoader(PlainPhotos(photos, plain), 500, num_workers=self.num_workers)
+            DataLoader(PlainPhotos(photos, plain), batch_size=500, num_workers=self.num_workers)
             for photos in (self.train, self.test)
         ]
 

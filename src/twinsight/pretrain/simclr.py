@@ -4,6 +4,7 @@ import math
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
 from twinsight.errors import UserError
@@ -53,10 +54,14 @@ class SimCLR(pl.LightningModule):
         # One pass over both views: batch norm sees them together, as in the published code on one device.
         z1, z2 = self.model(torch.cat([view1, view2])).chunk(2)
         # The batch of all ranks, with gradients: negatives come from every process.
-        z1, z2 = (self.all_gather(z, sync_grads=True).reshape(-1, z.shape[-1]) for z in (z1, z2))
-        loss = nt_xent(z1, z2, self.temperature)
+        loss = nt_xent(self._of_all_ranks(z1), self._of_all_ranks(z2), self.temperature)
         self.log("loss", loss, prog_bar=True, on_step=True, on_epoch=True)
         return loss
+
+    def _of_all_ranks(self, z: Tensor) -> Tensor:
+        gathered = self.all_gather(z, sync_grads=True)
+        assert isinstance(gathered, Tensor)  # a tensor in, a tensor out
+        return gathered.reshape(-1, z.shape[-1])
 
     def validation_step(self, batch: list[Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
         photos, labels = batch
@@ -67,7 +72,7 @@ class SimCLR(pl.LightningModule):
             self.log("knn_accuracy", self.knn.compute(), prog_bar=True)
         self.knn.reset()
 
-    def configure_optimizers(self) -> dict:
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         decayed = [p for p in self.model.parameters() if p.requires_grad and p.ndim > 1]
         plain = [p for p in self.model.parameters() if p.requires_grad and p.ndim <= 1]
         optimizer = torch.optim.AdamW(

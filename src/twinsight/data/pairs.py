@@ -1,0 +1,245 @@
+"""Pairs of views as a Lightning data module; the same pair whatever the batch, the workers or the order."""
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field, replace
+
+import pytorch_lightning as pl
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+from torchvision.transforms.v2 import functional as F
+
+from twinsight.data.sources import BrokenPhoto, Photos
+from twinsight.data.views import NoViews, ViewGeometry, ViewRecipe
+from twinsight.engine import seed_of
+from twinsight.errors import UserError
+from twinsight.models.two_view import Normalization
+
+
+@dataclass(frozen=True)
+class SkippedPair:
+    """A pair whose photo could not be read.
+
+    Attributes:
+        index, pair_id: its place and name in the data set.
+        reason: what the decoder said.
+    """
+
+    index: int
+    pair_id: str
+    reason: str
+
+
+@dataclass(eq=False)
+class PairBatch:
+    """B pairs of views, with all that belongs to each.
+
+    Attributes:
+        view1, view2: ``(B, C, H, W)`` in the model's input space.
+        pair_id: name of each pair, unique in the data set.
+        index: place of each pair in the data set.
+        seeds: ``(B,)`` int64, from sha256(seed, pair id).
+        geometry: what of the photo view 1 and view 2 show.
+        partner_view2: ``(B, C, H, W)`` second view of the next readable pair (index + 1 modulo N), for controls.
+        partner_id: whose view that is.
+        skipped: pairs that would have been in this batch but cannot be read.
+    """
+
+    view1: Tensor
+    view2: Tensor
+    pair_id: list[str]
+    index: list[int]
+    seeds: Tensor
+    geometry: list[tuple[ViewGeometry, ViewGeometry]]
+    partner_view2: Tensor
+    partner_id: list[str]
+    skipped: list[SkippedPair] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.pair_id)
+
+    def to(self, device: torch.device) -> "PairBatch":
+        """The batch with its tensors on ``device``."""
+        moved = {name: getattr(self, name).to(device) for name in ("view1", "view2", "seeds", "partner_view2")}
+        return replace(self, **moved)
+
+    def select(self, places: list[int]) -> "PairBatch":
+        """The pairs at ``places`` of this batch."""
+        chosen = {
+            name: getattr(self, name)[torch.tensor(places, dtype=torch.long)]
+            for name in ("view1", "view2", "seeds", "partner_view2")
+        }
+        chosen |= {
+            name: [getattr(self, name)[place] for place in places]
+            for name in ("pair_id", "index", "geometry", "partner_id")
+        }
+        return replace(self, **chosen)
+
+
+class PairDataset(Dataset[PairBatch | SkippedPair]):
+    """Photos and a view recipe as pairs; an item is a batch of one, or why there is none.
+
+    Args:
+        photos: where photos come from.
+        views: how two views are made of one.
+        normalization: mean and std of the model's input space, None for pixels in [0, 1].
+        seed: with the pair's id, decides everything random about it.
+    """
+
+    def __init__(self, photos: Photos, views: NoViews, normalization: Normalization | None = None, seed: int = 0):
+        self.photos = photos
+        self.views = views
+        self.normalization = normalization
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.photos)
+
+    def pair_seed(self, index: int) -> int:
+        """Seed of a pair, from the run's seed and the pair's id alone."""
+        return seed_of(self.seed, self.photos.ids[index])
+
+    def recipes(self, index: int, photo: Image.Image) -> tuple[ViewRecipe, ViewRecipe]:
+        """How both views of a pair are rendered from its photo."""
+        return self.views.recipes((photo.height, photo.width), self.pair_seed(index))
+
+    def __getitem__(self, index: int) -> PairBatch | SkippedPair:
+        try:
+            photo = self.photos.load(index)
+        except BrokenPhoto as broken:
+            return SkippedPair(index, self.photos.ids[index], str(broken))
+        recipes = self.recipes(index, photo)
+        view1, view2 = (self._render(recipe, photo) for recipe in recipes)
+        partner, partner_photo = self._partner(index, photo)
+        partner_view2 = view2
+        if partner != index:
+            partner_view2 = self._render(self.recipes(partner, partner_photo)[1], partner_photo)
+        return PairBatch(
+            view1=view1,
+            view2=view2,
+            pair_id=[self.photos.ids[index]],
+            index=[index],
+            seeds=torch.tensor([self.pair_seed(index)], dtype=torch.int64),
+            geometry=[(recipes[0].geometry, recipes[1].geometry)],
+            partner_view2=partner_view2,
+            partner_id=[self.photos.ids[partner]],
+        )
+
+    def _partner(self, index: int, photo: Image.Image) -> tuple[int, Image.Image]:
+        for offset in range(1, len(self)):
+            partner = (index + offset) % len(self)
+            try:
+                return partner, self.photos.load(partner)
+            except BrokenPhoto:
+                continue  # counted where its own pair is asked for
+        return index, photo
+
+    def _render(self, recipe: ViewRecipe, photo: Image.Image) -> Tensor:
+        pixels = recipe.render(photo, self.views.size, self.views.antialias)
+        if self.normalization is not None:
+            pixels = F.normalize(pixels, *map(list, self.normalization))
+        return pixels.unsqueeze(0)
+
+
+def collate(samples: list[PairBatch | SkippedPair]) -> PairBatch:
+    """One batch of several samples; those that were skipped are listed in it."""
+    pairs = [sample for sample in samples if isinstance(sample, PairBatch)]
+    skipped = [sample for sample in samples if isinstance(sample, SkippedPair)]
+
+    def joined(name: str) -> Tensor:
+        return torch.cat([getattr(pair, name) for pair in pairs]) if pairs else torch.empty(0)
+
+    def listed(name: str) -> list:
+        return [value for pair in pairs for value in getattr(pair, name)]
+
+    return PairBatch(
+        view1=joined("view1"),
+        view2=joined("view2"),
+        pair_id=listed("pair_id"),
+        index=listed("index"),
+        seeds=joined("seeds"),
+        geometry=listed("geometry"),
+        partner_view2=joined("partner_view2"),
+        partner_id=listed("partner_id"),
+        skipped=skipped,
+    )
+
+
+class ShardSampler(Sampler[int]):
+    """The indices ``rank, rank + world, ...`` that are not done: no padding, no repeats, possibly none.
+
+    >>> list(ShardSampler(5, rank=1, world=2)), list(ShardSampler(5, done={0, 3}))
+    ([1, 3], [1, 2, 4])
+    """
+
+    def __init__(self, total: int, rank: int = 0, world: int = 1, done: Collection[int] = ()) -> None:
+        self.indices = [index for index in range(rank, total, world) if index not in done]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.indices)
+
+
+class PairDataModule(pl.LightningDataModule):
+    """Batches of pairs for ``Trainer.predict``; use it with ``Trainer(use_distributed_sampler=False)``.
+
+    Args:
+        photos: where photos come from.
+        views: how two views are made of one.
+        normalization: of the model that will see the views, ``model.normalization``.
+        batch_size: pairs per batch; changes no result.
+        num_workers: processes that read photos; changes no result.
+        seed: of the views and of everything explainers draw.
+        done: indices of pairs to leave out, because their records exist.
+
+    Raises:
+        UserError: a batch size or number of workers out of range; with ``photos.on_error == "raise"``, a photo that
+            cannot be read, when it is reached.
+
+    >>> from twinsight.data import DemoPhotos, SimCLRViews
+    >>> batch = next(iter(PairDataModule(DemoPhotos(limit=2), SimCLRViews(64), batch_size=2).predict_dataloader()))
+    >>> batch.view1.shape, len(batch.pair_id)
+    (torch.Size([2, 3, 64, 64]), 2)
+    """
+
+    def __init__(
+        self,
+        photos: Photos,
+        views: NoViews,
+        normalization: Normalization | None = None,
+        batch_size: int = 1,
+        num_workers: int = 0,
+        seed: int = 0,
+        done: Collection[int] = (),
+    ) -> None:
+        super().__init__()
+        if batch_size < 1 or num_workers < 0:
+            raise UserError(
+                f"`loader.batch_size` must be at least 1 and `loader.num_workers` at least 0, "
+                f"got {batch_size} and {num_workers}"
+            )
+        self.pairs = PairDataset(photos, views, normalization, seed)
+        self.batch_size = batch_size
+        self.num_workers = num_workers
+        self.done = done
+
+    def predict_dataloader(self) -> DataLoader:
+        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        return DataLoader(
+            self.pairs,
+            batch_size=self.batch_size,
+            sampler=ShardSampler(len(self.pairs), rank, world, self.done),
+            num_workers=self.num_workers,
+            collate_fn=collate,
+        )
+
+    def transfer_batch_to_device(self, batch: PairBatch, device: torch.device, dataloader_idx: int) -> PairBatch:
+        # Here and not in the worker, whose exceptions arrive wrapped in a traceback.
+        if batch.skipped and self.pairs.photos.on_error == "raise":
+            raise UserError(
+                f"cannot read {batch.skipped[0].reason}; mend or remove it, or set data.on_error=skip to go on without"
+            )
+        return batch.to(device)

@@ -1,0 +1,30 @@
+"""The fast path: baselines, lazily perturbed images, shared embeddings, seeds. Knows no explainer and no metric."""
+
+from twinsight.engine.bank import NonFiniteEmbedding, PairBank
+from twinsight.engine.baselines import BASELINES, Baseline, baseline_image, check_baseline
+from twinsight.engine.perturbations import (
+    Perturbation,
+    erased_by_rank,
+    erased_windows,
+    pixel_ranks,
+    revealed_by_rank,
+)
+from twinsight.engine.seeds import content_digest, generator, seed_of, seeds_from_pixels
+
+__all__ = [
+    "BASELINES",
+    "Baseline",
+    "NonFiniteEmbedding",
+    "PairBank",
+    "Perturbation",
+    "baseline_image",
+    "check_baseline",
+    "content_digest",
+    "erased_by_rank",
+    "erased_windows",
+    "generator",
+    "pixel_ranks",
+    "revealed_by_rank",
+    "seed_of",
+    "seeds_from_pixels",
+]

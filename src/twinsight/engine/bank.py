@@ -1,0 +1,125 @@
+"""Embeddings that explainers and metrics share, and the one loop that encodes perturbed images."""
+
+import logging
+from collections import OrderedDict
+from collections.abc import Hashable
+
+import torch
+from torch import Tensor
+
+from twinsight.engine.perturbations import Perturbation
+from twinsight.engine.seeds import content_digest
+from twinsight.errors import UserError
+from twinsight.models import TwoViewModel
+
+log = logging.getLogger(__name__)
+
+
+class NonFiniteEmbedding(UserError):
+    """The network answered NaN or infinity for an unperturbed view."""
+
+
+class PairBank:
+    """Every view, and every perturbed version of a view, is encoded once per distinct content.
+
+    Whole views go through the network one at a time, perturbed versions in chunks of fixed size (the last one padded
+    by repeating its last image): rounding then depends on the pair and the chunk size, never on the batch.
+
+    Args:
+        model: the network; its parameters must be frozen by the caller where that matters.
+        chunk_size: perturbed images per forward pass. Halved for good when the device runs out of memory.
+        capacity: bytes of embeddings and feature maps kept; the oldest are dropped first.
+
+    Attributes:
+        forwards: images encoded so far, without padding.
+
+    >>> from twinsight.models import small_two_view
+    >>> bank = PairBank(small_two_view())
+    >>> image = torch.rand(3, 64, 64)
+    >>> bank.embedding(image).shape, torch.equal(bank.embedding(image, view=2), bank.embedding(image)), bank.forwards
+    (torch.Size([64]), True, 1)
+    """
+
+    def __init__(self, model: TwoViewModel, chunk_size: int = 32, capacity: int = 2**28) -> None:
+        if chunk_size < 1:
+            raise UserError(f"`chunk_size` must be at least 1, got {chunk_size}")
+        self.model = model
+        self.chunk_size = chunk_size
+        self.capacity = capacity
+        self.forwards = 0
+        self._kept: OrderedDict[Hashable, Tensor] = OrderedDict()
+        self._bytes = 0
+
+    def features(self, image: Tensor, view: int = 1) -> Tensor:
+        """Feature map ``(D, h, w)`` of a ``(C, H, W)`` image."""
+        key = ("features", content_digest(image), self._side(view))
+        if key not in self._kept:
+            with torch.no_grad():
+                self.forwards += 1
+                self._keep(key, self.model.features(image.unsqueeze(0), view).squeeze(0))
+        return self._get(key)
+
+    def embedding(self, image: Tensor, view: int = 1) -> Tensor:
+        """Embedding ``(d,)`` of a ``(C, H, W)`` image.
+
+        Raises:
+            NonFiniteEmbedding: it holds NaN or infinity.
+        """
+        key = ("embedding", content_digest(image), self._side(view))
+        if key not in self._kept:
+            with torch.no_grad():
+                embedding = self.model.embed(self.features(image, view).unsqueeze(0), view).squeeze(0)
+            if not torch.isfinite(embedding).all():
+                raise NonFiniteEmbedding(
+                    f"the embedding of view {view} holds NaN or infinity: "
+                    "check the weights (`model.checkpoint`) and that images are in the model's input range"
+                )
+            self._keep(key, embedding)
+        return self._get(key)
+
+    def perturbed(self, perturbation: Perturbation, view: int = 1) -> Tensor:
+        """Embeddings ``(N, d)`` of the N versions of an image."""
+        key = (perturbation.key, content_digest(perturbation.image), self._side(view))
+        if key not in self._kept:
+            self._keep(key, self._encode(perturbation, view))
+            self.forwards += len(perturbation)
+        return self._get(key)
+
+    def clear(self) -> None:
+        """Forget everything; counters stay."""
+        self._kept.clear()
+        self._bytes = 0
+
+    @torch.no_grad()
+    def _encode(self, perturbation: Perturbation, view: int) -> Tensor:
+        while True:
+            try:
+                device, last = perturbation.image.device, len(perturbation) - 1
+                chunks = []
+                for start in range(0, len(perturbation), self.chunk_size):
+                    indices = torch.arange(start, start + self.chunk_size, device=device).clamp(max=last)
+                    chunks.append(self.model(perturbation.versions(indices), view))
+                return torch.cat(chunks)[: len(perturbation)] if chunks else self._no_embeddings(perturbation, view)
+            except torch.OutOfMemoryError:
+                if self.chunk_size == 1:
+                    raise
+                self.chunk_size //= 2
+                log.warning("out of device memory: chunks of %d perturbed images from here on", self.chunk_size)
+
+    def _no_embeddings(self, perturbation: Perturbation, view: int) -> Tensor:
+        return self.embedding(perturbation.image, view).new_empty(0, len(self.embedding(perturbation.image, view)))
+
+    def _side(self, view: int) -> int:
+        return 1 if self.model.symmetric else view
+
+    def _keep(self, key: Hashable, value: Tensor) -> None:
+        self._kept[key] = value
+        self._bytes += value.nbytes
+        # The newest always stays, however large: the caller is about to read it.
+        while self._bytes > self.capacity and len(self._kept) > 1:
+            _, dropped = self._kept.popitem(last=False)
+            self._bytes -= dropped.nbytes
+
+    def _get(self, key: Hashable) -> Tensor:
+        self._kept.move_to_end(key)
+        return self._kept[key]

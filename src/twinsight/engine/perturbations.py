@@ -1,0 +1,103 @@
+"""Many versions of one image, made chunk by chunk on its device, never all at once."""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from twinsight.engine.seeds import content_digest, seed_of
+
+
+class Perturbation:
+    """``count`` versions of ``image`` in which the pixels that ``keep`` rejects come from ``fill``.
+
+    Args:
+        image: ``(C, H, W)``.
+        fill: ``(C, H, W)``, see :func:`twinsight.engine.baselines.baseline_image`.
+        keep: version indices ``(n,)`` to boolean masks ``(n, 1, H, W)``, True where the image stays.
+        count: number of versions.
+        key: what decides ``keep``; equal keys mean equal masks.
+    """
+
+    def __init__(
+        self, image: Tensor, fill: Tensor, keep: Callable[[Tensor], Tensor], count: int, key: tuple[object, ...]
+    ) -> None:
+        self.image = image
+        self.fill = fill
+        self.keep = keep
+        self.count = count
+        self.key = (*key, content_digest(fill))
+
+    def __len__(self) -> int:
+        return self.count
+
+    def versions(self, indices: Tensor) -> Tensor:
+        """The versions ``indices`` (n,) as ``(n, C, H, W)``."""
+        return torch.where(self.keep(indices), self.image, self.fill)
+
+
+def erased_windows(image: Tensor, fill: Tensor, boxes: Tensor) -> Perturbation:
+    """One version for each box, in which the box is erased.
+
+    Args:
+        boxes: ``(N, 4)`` integers (top, left, height, width).
+
+    >>> erased = erased_windows(torch.ones(1, 4, 4), torch.zeros(1, 4, 4), torch.tensor([[0, 0, 2, 2]]))
+    >>> erased.versions(torch.tensor([0])).sum()
+    tensor(12.)
+    """
+    height, width = image.shape[-2:]
+    boxes = boxes.to(image.device)
+    rows, columns = torch.arange(height, device=image.device), torch.arange(width, device=image.device)
+
+    def keep(indices: Tensor) -> Tensor:
+        top, left, tall, wide = boxes[indices].unsqueeze(-1).unbind(1)
+        in_rows = (rows >= top) & (rows < top + tall)
+        in_columns = (columns >= left) & (columns < left + wide)
+        return ~(in_rows.unsqueeze(-1) & in_columns.unsqueeze(-2)).unsqueeze(1)
+
+    return Perturbation(image, fill, keep, len(boxes), ("erased_windows", content_digest(boxes)))
+
+
+def revealed_by_rank(image: Tensor, fill: Tensor, ranks: Tensor, step: int, steps: int) -> Perturbation:
+    """Interior of the insertion path: version ``t - 1`` shows the pixels of rank below ``t * step``, 0 < t < steps.
+
+    The two ends are the fill and the image themselves, which every path shares.
+
+    Args:
+        ranks: ``(H, W)`` integers, 0 for the most important pixel.
+    """
+
+    def keep(indices: Tensor) -> Tensor:
+        return ranks < ((indices + 1) * step).view(-1, 1, 1, 1)
+
+    return Perturbation(image, fill, keep, steps - 1, ("revealed", content_digest(ranks), step))
+
+
+def erased_by_rank(image: Tensor, fill: Tensor, ranks: Tensor, step: int, steps: int) -> Perturbation:
+    """Interior of the deletion path: version ``t - 1`` lacks the pixels of rank below ``t * step``; as above."""
+
+    def keep(indices: Tensor) -> Tensor:
+        return ranks >= ((indices + 1) * step).view(-1, 1, 1, 1)
+
+    return Perturbation(image, fill, keep, steps - 1, ("erased", content_digest(ranks), step))
+
+
+def pixel_ranks(heatmap: Tensor, seed: int) -> Tensor:
+    """Rank of each pixel of an ``(H, W)`` map: 0 for the largest value, NaN last.
+
+    Ties are broken by a permutation drawn from ``seed``, so that neither the device nor the scan order of the image
+    decides them.
+
+    >>> pixel_ranks(torch.tensor([[0.1, 0.9], [0.5, -1.0]]), seed=0)
+    tensor([[2, 0],
+            [1, 3]])
+    """
+    values = torch.nan_to_num(heatmap.detach().double(), nan=-torch.inf).flatten()
+    shuffled = torch.from_numpy(np.random.Generator(np.random.PCG64(seed_of(seed, "ties"))).permutation(len(values)))
+    shuffled = shuffled.to(values.device)
+    order = shuffled[torch.argsort(values[shuffled], descending=True, stable=True)]
+    ranks = torch.empty_like(order)
+    ranks[order] = torch.arange(len(order), device=order.device)
+    return ranks.view(heatmap.shape)

@@ -1,0 +1,220 @@
+"""The contract of every explainer: two views in, two maps and the score out."""
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, ClassVar
+
+import pytorch_lightning as pl
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from twinsight.engine import PairBank, baseline_image, generator, seeds_from_pixels
+from twinsight.errors import UserError
+from twinsight.explainers.geometry import MapGeometry
+from twinsight.models import TwoViewModel, evaluating
+from twinsight.naming import snake_case
+from twinsight.plotting import draw_explanation
+from twinsight.protocol import resolve
+
+
+class Explainer(pl.LightningModule):
+    """Base of all explainers. A subclass names its options and explains one pair; the rest is here.
+
+    Batches are explained pair by pair, so that the result of a pair cannot depend on the batch it came in. The model's
+    parameters are frozen and it is in evaluation mode while explaining; both are as they were afterwards.
+
+    Args:
+        model: the network to explain.
+        protocol: ``"sound"`` or ``"paper"``: gives the value of every option left None.
+        given: the options of the subclass; resolved they make up ``options``, which names the explanation in records.
+
+    Raises:
+        UserError: unknown protocol, or a model that is no TwoViewModel.
+
+    >>> from twinsight.models import small_two_view
+    >>> class Edges(Explainer):
+    ...     def explain(self, pair):
+    ...         return pair.view1.diff(dim=-1).abs().mean(dim=0), pair.view2.diff(dim=-1).abs().mean(dim=0)
+    >>> view1, view2 = torch.rand(2, 1, 3, 64, 64)
+    >>> Edges(small_two_view())(view1, view2).map1.shape
+    torch.Size([1, 64, 63])
+    """
+
+    protocol_options: ClassVar[dict[str, dict[str, Any]]] = {}
+    name: ClassVar[str] = "explainer"
+    """In file names and tables; the class's name in snake case where a subclass gives none."""
+    title: ClassVar[str] = "Explainer"
+    """In figures; the class's name where a subclass gives none."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "name" not in cls.__dict__:
+            cls.name = snake_case(cls.__name__)
+        if "title" not in cls.__dict__:
+            cls.title = snake_case(cls.__name__).replace("_", " ").capitalize()
+
+    def __init__(self, model: TwoViewModel, protocol: str = "sound", **given: Any) -> None:
+        super().__init__()
+        if not isinstance(model, TwoViewModel):
+            raise UserError(f"`model` must be a TwoViewModel, got {type(model).__name__}")
+        self.model = model
+        self.protocol = protocol
+        self.options: dict[str, Any] = resolve(protocol, self.protocol_options, given)
+
+    def forward(
+        self, view1: Tensor, view2: Tensor, seeds: Tensor | None = None, bank: PairBank | None = None
+    ) -> "PairExplanation":
+        """Explain a batch of pairs.
+
+        Args:
+            view1: ``(B, C, H, W)`` first views in the model's input space.
+            view2: ``(B, C, H, W)`` second views.
+            seeds: ``(B,)`` int64, one per pair; None derives them from the pixels of view 1.
+            bank: embeddings to share with other explainers and metrics; None uses a bank of its own.
+
+        Raises:
+            UserError: shapes do not fit, or the bank belongs to another model.
+            NonFiniteEmbedding: the model answers NaN or infinity.
+        """
+        _check_views(view1, view2, seeds)
+        if bank is not None and bank.model is not self.model:
+            raise UserError("`bank` was made for another model")
+        bank = PairBank(self.model) if bank is None else bank
+        # Trainers and callers may be in inference mode, whose tensors cannot take part in gradients.
+        with torch.inference_mode(False), torch.no_grad(), evaluating(self.model):
+            view1, view2 = (view.clone() if view.is_inference() else view.detach() for view in (view1, view2))
+            seeds = seeds_from_pixels(view1) if seeds is None else seeds
+            pairs = [Pair(a, b, int(s), bank) for a, b, s in zip(view1, view2, seeds, strict=True)]
+            maps = [self.explain(pair) for pair in pairs]
+            map1, map2 = zip(*maps, strict=True)
+            return PairExplanation(
+                map1=torch.stack(map1),
+                map2=None if map2[0] is None else torch.stack(map2),
+                score=torch.stack([pair.score for pair in pairs]),
+                geometry=self.geometry((view1.shape[-2], view1.shape[-1])),
+                views=(self.model.pixels(view1), self.model.pixels(view2)),
+                title=self.title,
+            )
+
+    def explain(self, pair: "Pair") -> tuple[Tensor, Tensor | None]:
+        """Raw signed maps ``(h, w)`` of one pair, the second None where the method makes only one.
+
+        Runs without gradients; wrap what needs them in ``torch.enable_grad()``.
+        """
+        raise NotImplementedError
+
+    def geometry(self, image_size: tuple[int, int]) -> MapGeometry:
+        """How the cells of this explainer's maps lie on an image of (height, width) pixels."""
+        return MapGeometry()
+
+    def predict_step(self, batch: Any, batch_idx: int) -> "PairExplanation":
+        """``Trainer.predict`` on a ``PairDataModule`` returns explanations."""
+        return self(batch.view1, batch.view2, batch.seeds)
+
+
+@dataclass(eq=False)
+class Pair:
+    """One pair, with everything about it that explainers share, computed at most once.
+
+    Attributes:
+        view1, view2: ``(C, H, W)`` in the model's input space.
+        seed: of this pair; take randomness from :meth:`generator`.
+        bank: where embeddings come from.
+    """
+
+    view1: Tensor
+    view2: Tensor
+    seed: int
+    bank: PairBank
+
+    @cached_property
+    def z1(self) -> Tensor:
+        """Embedding ``(d,)`` of view 1."""
+        return self.bank.embedding(self.view1, 1)
+
+    @cached_property
+    def z2(self) -> Tensor:
+        """Embedding ``(d,)`` of view 2."""
+        return self.bank.embedding(self.view2, 2)
+
+    @cached_property
+    def score(self) -> Tensor:
+        """Scalar similarity ``s0`` of the pair."""
+        return self.bank.model.similarity(self.z1.unsqueeze(0), self.z2.unsqueeze(0)).squeeze(0)
+
+    def features(self, view: int) -> Tensor:
+        """Feature map ``(D, h, w)`` of view 1 or 2."""
+        return self.bank.features(self.view1 if view == 1 else self.view2, view)
+
+    def baseline(self, name: Any, view: int) -> Tensor:
+        """The image that erased pixels of view 1 or 2 come from."""
+        image = self.view1 if view == 1 else self.view2
+        return baseline_image(name, image, self.bank.model.normalization, self.seed)
+
+    def generator(self, *purpose: object) -> torch.Generator:
+        """CPU generator of this pair for one purpose."""
+        return generator(self.seed, *purpose)
+
+
+@dataclass(eq=False)
+class PairExplanation:
+    """Two maps and the score they explain; raw and signed, larger is more important.
+
+    Attributes:
+        map1: ``(B, h, w)`` for view 1 at the method's own resolution.
+        map2: ``(B, h, w)`` for view 2, None where the method makes one map.
+        score: ``(B,)`` similarity of each pair.
+        geometry: how the cells lie on the image.
+        views: both views as ``(B, C, H, W)`` pixels in [0, 1], for drawing.
+        title: name of the method.
+    """
+
+    map1: Tensor
+    map2: Tensor | None
+    score: Tensor
+    geometry: MapGeometry = field(default_factory=MapGeometry)
+    views: tuple[Tensor, Tensor] | None = None
+    title: str = ""
+
+    def resized(self, size: tuple[int, int]) -> tuple[Tensor, Tensor | None]:
+        """Both maps at ``size`` (H, W): bilinear, align_corners=False, honouring the geometry."""
+        map2 = None if self.map2 is None else self.geometry.resize(self.map2, size)
+        return self.geometry.resize(self.map1, size), map2
+
+    def plot(self, index: int = 0, axes: tuple[Any, Any] | None = None) -> tuple[Any, Any]:
+        """Draw the maps of pair ``index`` over its views.
+
+        Args:
+            index: which pair of the batch.
+            axes: two matplotlib axes to draw on; None makes a figure (``axes[0].figure`` to show or save).
+
+        Returns:
+            the two axes.
+
+        Raises:
+            UserError: the explanation does not hold its views.
+        """
+        if self.views is None:
+            raise UserError("this explanation does not hold its views: build it with `views` to draw it")
+        if axes is None:
+            figure = Figure(figsize=(7, 3.5), layout="constrained")
+            axes = tuple(figure.subplots(1, 2))
+            figure.suptitle(f"{self.title}: similarity {self.score[index]:.3f}")
+        image1, image2 = (view[index].movedim(0, -1).cpu().numpy() for view in self.views)
+        maps = self.resized((image1.shape[0], image1.shape[1]))
+        map2 = None if maps[1] is None else maps[1][index].cpu().numpy()
+        draw_explanation(axes[0], axes[1], image1, image2, maps[0][index].cpu().numpy(), map2)
+        return axes
+
+
+def _check_views(view1: Tensor, view2: Tensor, seeds: Tensor | None) -> None:
+    for name, view in (("view1", view1), ("view2", view2)):
+        if not isinstance(view, Tensor):
+            raise TypeError(f"`{name}` must be a tensor, got {type(view).__name__}")
+        if view.ndim != 4 or len(view) == 0 or not view.is_floating_point():
+            raise UserError(f"`{name}` must be a float tensor (B, C, H, W) with B >= 1, got {tuple(view.shape)}")
+    if view1.shape != view2.shape:
+        raise UserError(f"`view1` and `view2` must have one shape, got {tuple(view1.shape)} and {tuple(view2.shape)}")
+    if seeds is not None and tuple(seeds.shape) != (len(view1),):
+        raise UserError(f"`seeds` must be ({len(view1)},), one per pair, got {tuple(seeds.shape)}")

@@ -1,0 +1,43 @@
+"""Two-image metrics: the mathematics in ``functional``, torchmetrics classes that average it over pairs."""
+
+from twinsight.metrics.average_drop import (
+    ConditionalAverageDrop,
+    ConditionalIncreaseInConfidence,
+    SimultaneousAverageDrop,
+    SimultaneousIncreaseInConfidence,
+)
+from twinsight.metrics.base import PairMetric
+from twinsight.metrics.insertion_deletion import (
+    ConditionalDeletion,
+    ConditionalInsertion,
+    SimultaneousDeletion,
+    SimultaneousInsertion,
+)
+
+METRICS: dict[str, type[PairMetric]] = {
+    metric.field: metric
+    for metric in (
+        SimultaneousInsertion,
+        SimultaneousDeletion,
+        ConditionalInsertion,
+        ConditionalDeletion,
+        SimultaneousAverageDrop,
+        SimultaneousIncreaseInConfidence,
+        ConditionalAverageDrop,
+        ConditionalIncreaseInConfidence,
+    )
+}
+"""Metric class by column name, in the order of the paper's tables."""
+
+__all__ = [
+    "METRICS",
+    "ConditionalAverageDrop",
+    "ConditionalDeletion",
+    "ConditionalIncreaseInConfidence",
+    "ConditionalInsertion",
+    "PairMetric",
+    "SimultaneousAverageDrop",
+    "SimultaneousDeletion",
+    "SimultaneousIncreaseInConfidence",
+    "SimultaneousInsertion",
+]

@@ -1,0 +1,6 @@
+"""The mathematics of the two-image metrics, per pair; the classes beside this folder average it."""
+
+from twinsight.metrics.functional.average_drop import AverageDrop, average_drop
+from twinsight.metrics.functional.insertion_deletion import InsertionDeletion, area, insertion_deletion
+
+__all__ = ["AverageDrop", "InsertionDeletion", "area", "average_drop", "insertion_deletion"]

@@ -1,0 +1,50 @@
+"""What every metric asks of its maps."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from twinsight.engine import PairBank
+from twinsight.errors import UserError
+from twinsight.models import TwoViewModel
+
+
+def at_image_size(maps: Tensor, views: Tensor, name: str) -> Tensor:
+    """Maps ``(B, h, w)`` at the size of the views ``(B, C, H, W)``, bilinear where they differ.
+
+    Raises:
+        UserError: not ``(B, h, w)`` for the batch of the views.
+    """
+    if maps.ndim != 3 or len(maps) != len(views):
+        raise UserError(f"`{name}` must be ({len(views)}, h, w), one map per pair, got {tuple(maps.shape)}")
+    size = (views.shape[-2], views.shape[-1])
+    if tuple(maps.shape[-2:]) == size:
+        return maps
+    return F.interpolate(maps.unsqueeze(1), size=size, mode="bilinear", align_corners=False).squeeze(1)
+
+
+def degenerate(heatmap: Tensor) -> bool:
+    """True for a map that ranks nothing: constant, or with NaN or infinity."""
+    return not bool(torch.isfinite(heatmap).all()) or bool(heatmap.max() == heatmap.min())
+
+
+def min_max(heatmap: Tensor) -> Tensor:
+    """A map scaled to [0, 1]; zero where it is degenerate.
+
+    >>> min_max(torch.tensor([[-1.0, 0.0, 3.0]]))
+    tensor([[0.0000, 0.2500, 1.0000]])
+    """
+    if degenerate(heatmap):
+        return torch.zeros_like(heatmap)
+    return (heatmap - heatmap.min()) / (heatmap.max() - heatmap.min())
+
+
+def bank_for(model: TwoViewModel, bank: PairBank | None) -> PairBank:
+    """The given bank, or a new one.
+
+    Raises:
+        UserError: the bank belongs to another model.
+    """
+    if bank is not None and bank.model is not model:
+        raise UserError("`bank` was made for another model")
+    return PairBank(model) if bank is None else bank

@@ -1,0 +1,153 @@
+"""A cell: one model, one data set, one explainer, its metrics; named by what decides its result."""
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import hydra.utils
+from omegaconf import DictConfig, OmegaConf
+
+from twinsight.data import Photos
+from twinsight.errors import UserError
+from twinsight.explainers import Explainer
+from twinsight.models import TwoViewModel, weights_digest
+from twinsight.naming import snake_case
+from twinsight.protocol import resolve
+from twinsight.study.records import write_json
+
+RESULT_VERSION = 1
+"""Raised when a change of the code changes results; part of every cell's hash."""
+
+Metric = Callable[..., Any]
+
+
+@dataclass
+class Cell:
+    """One explainer on one data set and model.
+
+    Attributes:
+        explainer: built on the model.
+        metrics: functionals of ``twinsight.metrics.functional`` with their options bound, by name.
+        identity: everything that decides the result, as plain containers.
+        config: the composed configuration, for the reader.
+        root: folder that cells are written below.
+    """
+
+    explainer: Explainer
+    metrics: dict[str, Metric]
+    identity: dict[str, Any]
+    config: dict[str, Any]
+    root: Path
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the identity."""
+        return hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def name(self) -> str:
+        """Readable and unique: data, model, explainer and the first ten digits of the digest."""
+        parts = (self.identity[key]["name"] for key in ("data", "model", "explainer"))
+        return "-".join((*parts, self.digest[:10]))
+
+    @property
+    def folder(self) -> Path:
+        return self.root / "cells" / self.name
+
+    def status(self) -> dict[str, Any]:
+        """What ``status.json`` says; state ``"planned"`` where there is none."""
+        path = self.folder / "status.json"
+        return json.loads(path.read_text()) if path.exists() else {"state": "planned"}
+
+    def set_status(self, state: str, **facts: Any) -> None:
+        """States are running, finished, failed, interrupted."""
+        write_json(self.folder / "status.json", {"state": state, "cell": self.name, **facts})
+
+
+@dataclass
+class Plan:
+    """What a run will do, built and checked before any heavy work."""
+
+    model: TwoViewModel
+    photos: Photos
+    views: Any
+    cells: list[Cell]
+
+
+def plan(config: DictConfig) -> Plan:
+    """Build everything that ``config`` names and the cells that follow from it.
+
+    Raises:
+        UserError: anything does not fit; nothing has been written then.
+    """
+    model = hydra.utils.instantiate(config.model)
+    photos = hydra.utils.instantiate(config.data)
+    views = hydra.utils.instantiate(config.views)
+    metrics = {name: hydra.utils.instantiate(node) for name, node in (config.metrics or {}).items()}
+    chosen = (config.explainers.options if config.explainers else None) or {"explainer": config.explainer}
+    composed = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(composed, dict)
+    shared = {
+        "version": RESULT_VERSION,
+        "model": _model_identity(composed["model"], model),
+        "data": {"name": snake_case(type(photos).__name__), "photos": len(photos), "digest": photos.digest()},
+        "views": composed["views"],
+        "metrics": {name: _metric_identity(metric) for name, metric in metrics.items()},
+        "seed": config.seed,
+        "chunk_size": config.engine.chunk_size,
+    }
+    if config.engine.chunk_size < 1:
+        raise UserError(f"`engine.chunk_size` must be at least 1, got {config.engine.chunk_size}")
+    cells = []
+    for name, node in chosen.items():
+        explainer = hydra.utils.instantiate(node, model=model)
+        if not isinstance(explainer, Explainer):
+            raise UserError(f"`{name}._target_` must build an Explainer, got {type(explainer).__name__}")
+        explainer.geometry((views.size, views.size))  # a window larger than the view fails here
+        identity = {**shared, "explainer": _explainer_identity(explainer)}
+        frozen = {**composed, "explainer": OmegaConf.to_container(node, resolve=True), "explainers": None}
+        cells.append(Cell(explainer, metrics, _plain(identity), frozen, Path(config.paths.output_root)))
+    return Plan(model, photos, views, cells)
+
+
+def _model_identity(node: Mapping[str, Any], model: TwoViewModel) -> dict[str, Any]:
+    # The digest says which weights; where they lay does not matter.
+    options = {key: value for key, value in node.items() if key != "checkpoint"}
+    name = str(node.get("name") or node["_target_"].rsplit(".", 1)[-1])
+    return {"name": name, "options": options, "weights": weights_digest(model)}
+
+
+def _explainer_identity(explainer: Explainer) -> dict[str, Any]:
+    kind = type(explainer)
+    return {
+        "name": explainer.name,
+        "target": f"{kind.__module__}.{kind.__qualname__}",
+        "protocol": explainer.protocol,
+        "options": explainer.options,
+    }
+
+
+def _metric_identity(metric: Metric) -> dict[str, Any]:
+    if not isinstance(metric, partial):
+        raise UserError(f"`metrics` must be functions with `_partial_: true`, got {metric!r}")
+    given = dict(metric.keywords)
+    protocol = given.pop("protocol", "sound")
+    table = getattr(metric.func, "protocol_options", {})
+    options = resolve(protocol, table, {**dict.fromkeys(table), **given})
+    return {"target": f"{metric.func.__module__}.{metric.func.__qualname__}", "protocol": protocol, "options": options}
+
+
+def _plain(value: Any) -> Any:
+    """Containers, numbers, strings and booleans only, so that JSON and YAML say the same."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value if isinstance(value, bool | int | float | str) or value is None else str(value)

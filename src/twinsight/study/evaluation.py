@@ -1,0 +1,130 @@
+"""The evaluation of cells as one LightningModule: explain, score, record, pair by pair."""
+
+import dataclasses
+import socket
+import time
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from twinsight.data import PairBatch, SkippedPair
+from twinsight.engine import NonFiniteEmbedding, PairBank
+from twinsight.explainers import PairExplanation
+from twinsight.models import TwoViewModel, evaluating
+from twinsight.study.cell import Cell
+from twinsight.study.records import RecordWriter, packed_map
+
+
+class Evaluation(pl.LightningModule):
+    """Explains and scores every pair for every cell; run it with ``Trainer.predict``.
+
+    Cells share a bank, so that a view, or a version of it, is encoded once for all of them.
+
+    Args:
+        model: the network of all cells.
+        cells: what to compute.
+        done: for each cell, indices of pairs that have a record already.
+        chunk_size: perturbed images per forward pass.
+    """
+
+    def __init__(self, model: TwoViewModel, cells: list[Cell], done: list[set[int]], chunk_size: int) -> None:
+        super().__init__()
+        self.model = model
+        self.explainers = torch.nn.ModuleList(cell.explainer for cell in cells)
+        self.cells = cells
+        self.done = done
+        self.bank = PairBank(model, chunk_size)
+        self.writers: list[RecordWriter] = []
+
+    def on_predict_start(self) -> None:
+        self.writers = [RecordWriter(cell.folder, self.global_rank) for cell in self.cells]
+
+    def predict_step(self, batch: PairBatch, batch_idx: int) -> int:
+        for cell, writer, done in zip(self.cells, self.writers, self.done, strict=True):
+            for skipped in batch.skipped:
+                if skipped.index not in done:
+                    writer.add(_skipped_record(skipped), {"index": skipped.index}, {"index": skipped.index})
+            missing = [place for place, index in enumerate(batch.index) if index not in done]
+            if missing:
+                self._run(cell, writer, batch if len(missing) == len(batch) else batch.select(missing))
+        self.bank.clear()
+        return len(batch)
+
+    def flush(self) -> None:
+        """Write whatever has been computed; call it however the run ends."""
+        for writer in self.writers:
+            writer.flush()
+
+    def _run(self, cell: Cell, writer: RecordWriter, batch: PairBatch) -> None:
+        started, forwards = time.perf_counter(), self.bank.forwards
+        self._encode_views(batch)
+        explanation = cell.explainer(batch.view1, batch.view2, seeds=batch.seeds, bank=self.bank)
+        explained = time.perf_counter()
+        map1, map2 = explanation.resized((batch.view1.shape[-2], batch.view1.shape[-1]))
+        results = [
+            metric(self.model, batch.view1, batch.view2, map1, map2, seeds=batch.seeds, bank=self.bank)
+            for metric in cell.metrics.values()
+        ]
+        scored = time.perf_counter()
+        columns: dict[str, Any] = {"score": explanation.score}
+        curves: dict[str, Tensor] = {}
+        for result in results:
+            curves |= getattr(result, "curves", {})
+            columns |= {
+                field.name: value
+                for field in dataclasses.fields(result)
+                if isinstance(value := getattr(result, field.name), Tensor)
+            }
+        listed = {name: values.tolist() for name, values in columns.items()}
+        timing = {
+            "explain_seconds": (explained - started) / len(batch),
+            "metrics_seconds": (scored - explained) / len(batch),
+            "forwards": (self.bank.forwards - forwards) / len(batch),
+            "rank": self.global_rank,
+            "host": socket.gethostname(),
+            "device": str(self.device),
+        }
+        for place, index in enumerate(batch.index):
+            scores = {name: values[place] for name, values in listed.items()}
+            writer.add(
+                {**_pair_columns(batch, place), **scores, "chunk_size": self.bank.chunk_size, "skipped": None},
+                {"index": index, **_array_columns(explanation, curves, place)},
+                {"index": index, **timing},
+            )
+
+    def _encode_views(self, batch: PairBatch) -> None:
+        """Encode the views themselves first, where a broken embedding can be told by the name of its pair."""
+        with torch.inference_mode(False), torch.no_grad(), evaluating(self.model):
+            for place, pair_id in enumerate(batch.pair_id):
+                try:
+                    self.bank.embedding(batch.view1[place], 1)
+                    self.bank.embedding(batch.view2[place], 2)
+                except NonFiniteEmbedding as error:
+                    raise NonFiniteEmbedding(f"pair {pair_id}: {error}") from None
+
+
+def _pair_columns(batch: PairBatch, place: int) -> dict[str, Any]:
+    first, second = batch.geometry[place]
+    return {
+        "index": batch.index[place],
+        "pair_id": batch.pair_id[place],
+        "partner_id": batch.partner_id[place],
+        "seed": int(batch.seeds[place]),
+        "photo_size": list(first.photo_size),
+        "view1_box": list(first.box),
+        "view1_flipped": first.flipped,
+        "view2_box": list(second.box),
+        "view2_flipped": second.flipped,
+    }
+
+
+def _array_columns(explanation: PairExplanation, curves: dict[str, Tensor], place: int) -> dict[str, Any]:
+    map2 = None if explanation.map2 is None else explanation.map2[place]
+    halves = {f"curve_{name}": curve[place].cpu().half().numpy() for name, curve in curves.items()}
+    return {**packed_map("map1", explanation.map1[place]), **packed_map("map2", map2), **halves}
+
+
+def _skipped_record(pair: SkippedPair) -> dict[str, Any]:
+    return {"index": pair.index, "pair_id": pair.pair_id, "skipped": pair.reason}

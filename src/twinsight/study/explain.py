@@ -1,0 +1,99 @@
+"""The task ``explain``: plan cells, compute what is missing, show what came out."""
+
+import logging
+from typing import Any
+
+import hydra.utils
+import pytorch_lightning as pl
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from twinsight.config import validate
+from twinsight.data import PairDataModule
+from twinsight.study.cell import Cell, Plan, plan
+from twinsight.study.evaluation import Evaluation
+from twinsight.study.publish import present, publish
+from twinsight.study.records import compact, done_indices, read, write_atomically
+
+log = logging.getLogger(__name__)
+
+
+def explain(config: DictConfig) -> int:
+    """Run every cell of ``config``; finished ones are shown, broken ones continue at the first missing pair.
+
+    Returns:
+        exit code: 0, or 1 when a cell has no pair that could be read.
+
+    Raises:
+        UserError: anything in the configuration, the data or the model that the user can mend.
+    """
+    validate(config)
+    # Before the model loads: a device that is not there should be said in a second.
+    trainer = hydra.utils.instantiate(
+        config.trainer,
+        logger=False,
+        enable_checkpointing=False,
+        inference_mode=False,
+        use_distributed_sampler=False,
+        default_root_dir=config.paths.output_root,
+    )
+    pl.seed_everything(config.seed, verbose=False)  # for models that are built untrained
+    planned = plan(config)
+    unfinished = [cell for cell in planned.cells if cell.status()["state"] != "finished"]
+    if unfinished:
+        _compute(config, planned, unfinished, trainer)
+    if trainer.is_global_zero:
+        for cell in planned.cells:
+            publish(cell, planned, config, computed=cell in unfinished)
+        present(planned.cells, computed=bool(unfinished))
+    readable = all(any(row["skipped"] is None for row in read(cell.folder)) for cell in planned.cells)
+    return 0 if readable else 1
+
+
+def _compute(config: DictConfig, planned: Plan, cells: list[Cell], trainer: pl.Trainer) -> None:
+    done = [done_indices(cell.folder) for cell in cells]
+    evaluation = Evaluation(planned.model, cells, done, config.engine.chunk_size)
+    data = PairDataModule(
+        planned.photos,
+        planned.views,
+        planned.model.normalization,
+        config.loader.batch_size,
+        config.loader.num_workers,
+        config.seed,
+        done=set.intersection(*done),
+    )
+    if trainer.is_global_zero:
+        for cell, indices in zip(cells, done, strict=True):
+            _write_config(cell)
+            cell.set_status("running", pairs=len(planned.photos), done=len(indices))
+    try:
+        trainer.predict(evaluation, datamodule=data, return_predictions=False)
+    except BaseException as error:
+        evaluation.flush()
+        interrupted = isinstance(error, KeyboardInterrupt | SystemExit) or not isinstance(error, Exception)
+        for cell in cells:
+            cell.set_status(
+                "interrupted" if interrupted else "failed",
+                pairs=len(planned.photos),
+                done=len(done_indices(cell.folder)),
+                error=f"{type(error).__name__}: {error}",
+            )
+        raise
+    evaluation.flush()
+    trainer.strategy.barrier("records written")
+    if trainer.is_global_zero:
+        for cell in cells:
+            compact(cell.folder, {"cell": cell.digest})
+            cell.set_status("finished", pairs=len(planned.photos), done=len(planned.photos), versions=_versions())
+    trainer.strategy.barrier("records compacted")
+
+
+def _write_config(cell: Cell) -> None:
+    text = OmegaConf.to_yaml({"identity": cell.identity, "config": cell.config})
+    write_atomically(cell.folder / "config.yaml", lambda path: path.write_text(text))
+
+
+def _versions() -> dict[str, Any]:
+    from twinsight import __version__
+
+    return {"twinsight": __version__, "torch": torch.__version__, "pytorch_lightning": pl.__version__}

@@ -1,0 +1,156 @@
+"""A finished cell as a logger's run: scalars and configuration for all, tables, pictures and curves for W&B."""
+
+import logging
+import netrc
+import os
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+
+import hydra.utils
+import numpy as np
+import wandb
+from omegaconf import DictConfig
+from pytorch_lightning.loggers import Logger, WandbLogger
+
+from twinsight.errors import unknown
+from twinsight.study.cell import Cell
+
+log = logging.getLogger(__name__)
+
+Row = dict[str, Any]
+_MODES = ("auto", "online", "offline")
+
+
+def wandb_logger(
+    project: str = "twinsight",
+    mode: str = "auto",
+    save_dir: str | Path = "outputs",
+    entity: str | None = None,
+    group: str | None = None,
+    tags: list[str] | None = None,
+    run_id: str | None = None,
+    name: str | None = None,
+) -> WandbLogger:
+    """Lightning's W&B logger with a mode that needs no thought.
+
+    Args:
+        project, entity, group, tags: as W&B has them.
+        mode: ``"auto"`` is online when this machine is logged in to W&B, else offline; ``"online"``, ``"offline"``.
+        save_dir: W&B's local files go to ``wandb`` below.
+        run_id: the same id resumes the same run.
+        name: of the run.
+
+    Raises:
+        UserError: unknown mode.
+    """
+    if mode not in _MODES:
+        raise unknown("`logger.mode`", mode, _MODES)
+    os.environ.setdefault("WANDB_SILENT", "true")  # what matters is said once, by us
+    offline = mode == "offline" or (mode == "auto" and not logged_in())
+    Path(save_dir).mkdir(parents=True, exist_ok=True)
+    return WandbLogger(
+        project=project,
+        entity=entity,
+        group=group,
+        tags=tags,
+        id=run_id,
+        name=name,
+        save_dir=str(save_dir),
+        offline=offline,
+        resume="allow",
+        settings=wandb.Settings(silent=True, console="off", x_disable_machine_info=True, x_disable_stats=True),
+    )
+
+
+def logged_in() -> bool:
+    """Whether W&B would find a key: in the environment or in the netrc file, where ``wandb login`` puts it."""
+    if os.environ.get("WANDB_MODE") in ("offline", "disabled", "dryrun"):
+        return False
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
+    path = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
+    try:
+        return netrc.netrc(path).authenticators(host) is not None
+    except (OSError, netrc.NetrcParseError):
+        return False
+
+
+def log_cell(
+    node: DictConfig,
+    cell: Cell,
+    summary: Mapping[str, Any],
+    rows: list[Row],
+    arrays: Mapping[int, Row],
+    pictures: Mapping[int, Path],
+) -> None:
+    """Log a finished cell to the logger that ``node`` describes, and close the logger."""
+    options: dict[str, Any] = {}
+    wants_wandb = node._target_.endswith("wandb_logger")
+    if wants_wandb:
+        # The hash as id: running the cell again lands in the same run.
+        options = {"run_id": cell.digest[:16], "name": cell.name}
+    logger: Logger = hydra.utils.instantiate(node, **options)
+    scalars = {name: facts["mean"] for name, facts in summary["metrics"].items() if facts["mean"] is not None}
+    logger.log_hyperparams({"cell": cell.digest, "commit": commit(), **cell.identity})
+    logger.log_metrics({"pairs": summary["pairs"], "skipped": len(summary["skipped"]), **scalars})
+    if isinstance(logger, WandbLogger):
+        _log_tables(logger, rows, arrays, pictures)
+    logger.save()
+    logger.finalize("success")
+    if isinstance(logger, WandbLogger):
+        _finish(logger)
+
+
+def commit() -> str | None:
+    """The git commit this code runs from, None outside a checkout."""
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    answer = subprocess.run(command, capture_output=True, text=True, check=False)
+    return answer.stdout.strip() or None
+
+
+def _log_tables(logger: WandbLogger, rows: list[Row], arrays: Mapping[int, Row], pictures: Mapping[int, Path]) -> None:
+    scores = [name for name, value in rows[0].items() if isinstance(value, float)] if rows else []
+    table = wandb.Table(columns=["pair_id", "picture", *scores])
+    for row in rows:
+        picture = pictures.get(row["index"])
+        drawn = wandb.Image(str(picture)) if picture else None
+        table.add_data(row["pair_id"], drawn, *(row[name] for name in scores))
+    run = logger.experiment
+    run.log({"pairs_table": table})
+    curves = _mean_curves(rows, arrays)
+    if curves:
+        fractions = np.linspace(0, 1, len(next(iter(curves.values())))).tolist()
+        chart = wandb.plot.line_series(
+            xs=fractions,
+            ys=[curve.tolist() for curve in curves.values()],
+            keys=list(curves),
+            title="Insertion and deletion, mean over pairs",
+            xname="fraction of pixels",
+        )
+        run.log({"insertion_deletion": chart})
+
+
+def _mean_curves(rows: list[Row], arrays: Mapping[int, Row]) -> dict[str, np.ndarray]:
+    """Mean over pairs of each curve that some pair has."""
+    names = [name for name in arrays[rows[0]["index"]] if name.startswith("curve_")] if rows else []
+    stacked = {
+        name.removeprefix("curve_").upper(): np.array([arrays[row["index"]][name] for row in rows], dtype=np.float32)
+        for name in names
+    }
+    return {name: curves.mean(axis=0) for name, curves in stacked.items() if not np.isnan(curves).all()}
+
+
+def _finish(logger: WandbLogger) -> None:
+    """Close the run: without this, the next cell of the process would land in it."""
+    run = logger.experiment
+    offline, folder = run.offline, Path(run.dir).parent
+    url = None if offline else run.url
+    run.finish()
+    if offline:
+        log.info("W&B run kept offline; to upload it: wandb sync %s", folder)
+    else:
+        log.info("W&B run: %s", url)

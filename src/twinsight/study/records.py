@@ -1,0 +1,132 @@
+"""Records on local disk, the truth of a cell: fragments while it runs, one file in pair order when it is done."""
+
+import json
+import logging
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from torch import Tensor
+
+log = logging.getLogger(__name__)
+
+TABLES = ("arrays", "timings", "records")
+"""What a fragment holds. Records come last: where they are, the rest is."""
+_FLUSH_SECONDS = 10.0
+
+
+def write_atomically(path: Path, write: Any) -> None:
+    """Let ``write(partial)`` make a file beside ``path``, then rename it: readers see all of it or nothing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
+    try:
+        write(partial)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON whole or not at all."""
+    text = json.dumps(content, indent=2, allow_nan=False) + "\n"
+    write_atomically(path, lambda partial: partial.write_text(text))
+
+
+class RecordWriter:
+    """Collects one row per pair and writes fragments, at the latest every ten seconds.
+
+    Args:
+        folder: of the cell.
+        rank: of this process, part of the fragments' names.
+    """
+
+    def __init__(self, folder: Path, rank: int = 0) -> None:
+        self.folder = folder / "fragments"
+        self.rank = rank
+        self._rows: dict[str, list[dict[str, Any]]] = {table: [] for table in TABLES}
+        self._flushed = time.monotonic()
+
+    def add(self, record: dict[str, Any], arrays: dict[str, Any], timing: dict[str, Any]) -> None:
+        """Add a pair: its record, its maps and curves, and what it cost."""
+        for table, row in (("records", record), ("arrays", arrays), ("timings", timing)):
+            self._rows[table].append(row)
+        if time.monotonic() - self._flushed > _FLUSH_SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what has been collected."""
+        self._flushed = time.monotonic()
+        if not self._rows["records"]:
+            return
+        name = f"{self.rank:04d}-{uuid.uuid4().hex}.parquet"
+        for table in TABLES:
+            rows, self._rows[table] = self._rows[table], []
+            write_atomically(self.folder / table / name, lambda path, rows=rows: pq.write_table(_table(rows), path))
+
+
+def packed_map(name: str, heatmap: Tensor | None) -> dict[str, Any]:
+    """Columns for a map ``(h, w)``: half precision after division by its largest magnitude, which is kept beside it."""
+    if heatmap is None:
+        return {name: None, f"{name}_shape": None, f"{name}_scale": None}
+    values = heatmap.detach().cpu().double().numpy()
+    finite = np.abs(values[np.isfinite(values)])
+    scale = float(finite.max()) if finite.size and finite.max() > 0 else 1.0
+    return {
+        name: (values / scale).astype(np.float16).ravel(),
+        f"{name}_shape": list(values.shape),
+        f"{name}_scale": scale,
+    }
+
+
+def unpacked_map(row: dict[str, Any], name: str) -> np.ndarray | None:
+    """The map ``(h, w)`` that :func:`packed_map` packed, as float32."""
+    if row[name] is None:
+        return None
+    values = np.asarray(row[name], dtype=np.float16).astype(np.float32) * np.float32(row[f"{name}_scale"])
+    return values.reshape(row[f"{name}_shape"])
+
+
+def done_indices(folder: Path) -> set[int]:
+    """Indices of the pairs that have a record; fragments that cannot be read are removed and their pairs done again."""
+    return {index for table in _readable(folder, "records") for index in table.column("index").to_pylist()}
+
+
+def compact(folder: Path, metadata: dict[str, str]) -> None:
+    """Make one file per table, in pair order, of all fragments (and of an earlier compaction); then remove them."""
+    for name in TABLES:
+        parts = list(_readable(folder, name))
+        if not parts:
+            continue
+        table = pa.concat_tables(parts, promote_options="permissive")
+        _, first = np.unique(table.column("index").to_numpy(), return_index=True)  # sorted, and each pair once
+        table = table.take(first).combine_chunks()
+        table = table.select(sorted(table.column_names, key=parts[0].column_names.index))
+        table = table.replace_schema_metadata(metadata)
+        write_atomically(folder / f"{name}.parquet", lambda path, table=table: pq.write_table(table, path))
+    shutil.rmtree(folder / "fragments", ignore_errors=True)
+
+
+def read(folder: Path, table: str = "records") -> list[dict[str, Any]]:
+    """Rows of a finished cell in pair order; tables are ``records``, ``arrays`` and ``timings``."""
+    return pq.read_table(folder / f"{table}.parquet").to_pylist()
+
+
+def _readable(folder: Path, table: str) -> Iterable[pa.Table]:
+    whole = folder / f"{table}.parquet"
+    for path in [*([whole] if whole.exists() else []), *sorted((folder / "fragments" / table).glob("*.parquet"))]:
+        try:
+            yield pq.read_table(path)
+        except (pa.ArrowInvalid, OSError) as error:
+            log.warning("%s cannot be read (%s): its pairs are computed again", path, error)
+            path.unlink(missing_ok=True)
+
+
+def _table(rows: list[dict[str, Any]]) -> pa.Table:
+    return pa.Table.from_pylist(rows)
