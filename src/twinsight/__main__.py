@@ -26,7 +26,7 @@ def main() -> int:
     except _Terminated:
         code = TERMINATED
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
     return TERMINATED if terminated.received else code
 
 
@@ -75,14 +75,21 @@ class _Job:
         from twinsight.config import conf_folder, register_schema
         from twinsight.signatures import locate
 
+        errors: list[Exception] = []
+
         @hydra.main(config_path=str(conf_folder()), config_name="config", version_base="1.3")
         def compose_and_run(config: DictConfig) -> None:
             self.started = True
             self.debug = self.debug or bool(OmegaConf.select(config, "debug.enabled"))
-            self.codes.append(locate("task._target_", config.task._target_)(config))
+            try:
+                self.codes.append(locate("task._target_", config.task._target_)(config))
+            except Exception as error:
+                errors.append(error)  # past Hydra, which would add words of its own
 
         register_schema()
         compose_and_run()
+        if errors:
+            raise errors[0]
 
 
 class _Terminated(BaseException):

@@ -33,12 +33,18 @@ def reflected(position: int, size: int) -> int:
 def fill_image(model, image: Tensor, baseline: str | float) -> Tensor:
     """What an erased pixel of ``image`` shows, in the space the model eats.
 
-    ``baseline``: ``"input_zero"``, ``"blur"`` (the view's own), ``"black"``, or a pixel value in [0, 1].
+    ``baseline``: ``"input_zero"``, ``"blur"`` (the view's own), ``"mean"`` (the view's own mean colour), ``"black"``,
+    or a pixel value in [0, 1].
     """
     if baseline == "input_zero":
         return torch.zeros_like(image)
     if baseline == "blur":
         return gaussian_blur(image)
+    if baseline == "mean":
+        fill = torch.zeros_like(image)
+        for c in range(image.shape[1]):
+            fill[:, c] = image[:, c].mean()
+        return fill
     value = 0.0 if baseline == "black" else float(baseline)
     fill = torch.full_like(image, value)
     if model.normalization is not None:

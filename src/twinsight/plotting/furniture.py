@@ -30,7 +30,7 @@ def draw_color_bar(page: PixelFigure, artist: AxesImage, left: int, top: int, wi
     """A slim bar with its name and both ends in one line under ``top``."""
     middle = top + BAR - 14
     name = page.write(left, middle - 9, "Importance", size=8, color=MUTED)
-    low, high = (readable(value) for value in artist.get_clim())
+    low, high = ("0" if value == 0 else readable(value) for value in artist.get_clim())
     start = left + page.width_of(name) + 24
     low_text = page.write(start, middle - 9, low, size=8)
     high_text = page.write(left + width, middle - 9, high, size=8, align="right")

@@ -42,8 +42,8 @@ def overlay(
 
     >>> from matplotlib.figure import Figure
     >>> artist = overlay(Figure().add_subplot(), np.full((8, 8, 3), 0.5), np.eye(4), limit=2.0)
-    >>> artist.get_clim(), artist.get_extent()
-    ((0.0, 2.0), [-0.5, 7.5, 7.5, -0.5])
+    >>> artist.get_clim(), tuple(float(edge) for edge in artist.get_extent())
+    ((0.0, 2.0), (-0.5, 7.5, 7.5, -0.5))
     """
     heatmap = checked_heatmap(heatmap)
     if not 0 < alpha <= 1:
@@ -72,8 +72,9 @@ def show_photo(axes: Axes, image: ArrayLike, saturation: float = 1.0) -> AxesIma
     """Draw ``image``, ``(H, W, 3)`` floats in [0, 1], without ticks or frame; ``saturation`` as in :func:`overlay`.
 
     >>> from matplotlib.figure import Figure
-    >>> show_photo(Figure().add_subplot(), np.zeros((4, 6, 3))).get_extent()
-    [-0.5, 5.5, 3.5, -0.5]
+    >>> artist = show_photo(Figure().add_subplot(), np.zeros((4, 6, 3)))
+    >>> [tuple(float(edge) for edge in edges) for edges in (artist.axes.get_xlim(), artist.axes.get_ylim())]
+    [(-0.5, 5.5), (3.5, -0.5)]
     """
     image = checked_image(image)
     if saturation < 1:
@@ -81,7 +82,7 @@ def show_photo(axes: Axes, image: ArrayLike, saturation: float = 1.0) -> AxesIma
         image = saturation * image + (1 - saturation) * grey[..., None]
     axes.set_axis_off()
     # Smooth at any zoom and exact at 1:1, where the default switches between blocks and smoothing.
-    return axes.imshow(np.clip(image, 0, 1), interpolation="bicubic")
+    return axes.imshow(np.clip(image, 0, 1), interpolation="catrom")
 
 
 def checked_image(image: ArrayLike, name: str = "image") -> NDArray[np.floating]:

@@ -61,7 +61,7 @@ def draw_pair(
     signed, limit = shared_scale(maps, signed)
 
     # Two maps lie under their views; a single one stands beside them, which leaves no hole in the page.
-    captions = ["View 1", "View 2"] if len(maps) == 2 else ["View 1", "View 2", "Heatmap over view 1 (one map)"]
+    captions = ["View 1", "View 2"] if len(maps) == 2 else ["View 1", "View 2", "One map, over view 1"]
     height, widths = _panel_size([*views, views[0]][: len(captions)])
     lefts = [MARGIN + sum(widths[:column]) + GAP * column for column in range(len(widths))]
     content = max(ROW_WIDTHS[0], lefts[-1] + widths[-1] - MARGIN)

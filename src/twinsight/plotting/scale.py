@@ -39,9 +39,9 @@ def is_signed(*heatmaps: ArrayLike) -> bool:
 def color_limits(*heatmaps: ArrayLike, signed: bool) -> tuple[float, float]:
     """The scale the maps share: robust against outliers, symmetric about zero when ``signed``.
 
-    The upper end is the 99.5th percentile of the magnitudes. The lower end is zero, but for maps that stay far above
-    it (averages of random masks, say) it is their 0.5th percentile: what all pixels share tells none apart. "Far" is
-    a tenth of the upper end. Maps so sparse that the percentiles meet get their extremes. (0, 1) when there is nothing to scale by.
+    The upper end is the 99.5th percentile of the magnitudes. The lower end is zero, but for maps that stay above a
+    tenth of the upper end (averages of random masks, say) it is their 0.5th percentile: what all pixels share tells
+    none apart. Maps so sparse that the percentiles meet get their extremes. (0, 1) when there is nothing to scale by.
 
     >>> color_limits(np.arange(-200, 1)[None], signed=True)
     (-199.0, 199.0)

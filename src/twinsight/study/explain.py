@@ -1,6 +1,7 @@
 """The task ``explain``: plan cells, compute what is missing, show what came out."""
 
 import logging
+import warnings
 from typing import Any
 
 import hydra.utils
@@ -67,7 +68,12 @@ def _compute(config: DictConfig, planned: Plan, cells: list[Cell], trainer: pl.T
             _write_config(cell)
             cell.set_status("running", pairs=len(planned.photos), done=len(indices))
     try:
-        trainer.predict(evaluation, datamodule=data, return_predictions=False)
+        with warnings.catch_warnings():
+            # Photos are read in the main process by default: explaining one takes far longer than reading it.
+            warnings.filterwarnings("ignore", ".*does not have many workers.*")
+            # Lightning 2.6 asks newer torch about its trees in the old way.
+            warnings.filterwarnings("ignore", ".*LeafSpec.*is deprecated.*")
+            trainer.predict(evaluation, datamodule=data, return_predictions=False)
     except BaseException as error:
         evaluation.flush()
         interrupted = isinstance(error, KeyboardInterrupt | SystemExit) or not isinstance(error, Exception)

@@ -48,21 +48,22 @@ def wandb_logger(
     """
     if mode not in _MODES:
         raise unknown("`logger.mode`", mode, _MODES)
-    os.environ.setdefault("WANDB_SILENT", "true")  # what matters is said once, by us
     offline = mode == "offline" or (mode == "auto" and not logged_in())
     Path(save_dir).mkdir(parents=True, exist_ok=True)
-    return WandbLogger(
+    os.environ.setdefault("WANDB_SILENT", "true")  # what matters is said once, by us
+    run = wandb.init(
         project=project,
         entity=entity,
         group=group,
         tags=tags,
         id=run_id,
         name=name,
-        save_dir=str(save_dir),
-        offline=offline,
+        dir=str(save_dir),
+        mode="offline" if offline else "online",
         resume="allow",
-        settings=wandb.Settings(silent=True, console="off", x_disable_machine_info=True, x_disable_stats=True),
+        settings=wandb.Settings(silent=True, console="off", x_disable_stats=True),
     )
+    return WandbLogger(experiment=run)
 
 
 def logged_in() -> bool:

@@ -1,0 +1,45 @@
+# One virtual environment, made when needed. PYTHON=python3.12 make demo picks another interpreter.
+PYTHON ?= python3
+VENV ?= .venv
+# Tested versions; `make demo CONSTRAINTS=` lets pip choose freely within pyproject.toml's bounds.
+CONSTRAINTS ?= constraints.txt
+PIP = $(VENV)/bin/python -m pip install --disable-pip-version-check --quiet $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS))
+
+.PHONY: demo test test-all lint format bench clean
+
+demo: $(VENV)/.installed
+	$(VENV)/bin/python run.py
+
+test: $(VENV)/.installed-dev
+	$(VENV)/bin/python -m pytest
+
+test-all: $(VENV)/.installed-dev
+	$(VENV)/bin/python -m pytest -m "not gpu and not slurm and not ray and not browser"
+
+lint: $(VENV)/.installed-dev
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+format: $(VENV)/.installed-dev
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+
+bench: $(VENV)/.installed-dev
+	$(VENV)/bin/python -m benchmarks
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .mypy_cache
+
+$(VENV)/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "twinsight needs Python 3.11 or newer: PYTHON=python3.11 make ...")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml $(CONSTRAINTS) | $(VENV)/bin/python
+	@echo "installing twinsight and its dependencies (some minutes the first time)"
+	$(PIP) --editable .
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(PIP) --editable ".[dev]"
+	@touch $@
