@@ -32,6 +32,12 @@ def fail_some(config: DictConfig) -> int:
     return 1 if config.seed == 1 else 0
 
 
+def refuse_some(config: DictConfig) -> int:
+    if config.seed:
+        raise UserError(f"`pictures.limit` must be positive, got {config.pictures.limit}")
+    return 0
+
+
 def refuse(config: DictConfig) -> int:
     raise UserError("`views.flip` is a probability, got 2")
 
@@ -143,6 +149,12 @@ def test_a_user_error_is_one_line_on_standard_error_and_exit_code_two(call_task)
     code, out, error = call_task("refuse")
     assert (code, error) == (2, "error: `views.flip` is a probability, got 2\n")
     assert "Traceback" not in out
+
+
+def test_a_sweep_runs_on_after_a_user_error_and_says_each_message_once(call_task):
+    code, _, error = call_task("refuse_some", "seed=0,1,2", "pictures.limit=-1,-2", "-m")
+    assert code == 2
+    assert error.splitlines() == [f"error: `pictures.limit` must be positive, got {limit}" for limit in (-1, -2)]
 
 
 @pytest.mark.parametrize("switch", ["debug=default", "debug.enabled=true"])

@@ -13,7 +13,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch._utils import ExceptionWrapper
 
 from twinsight.complaints import explain_error
 from twinsight.config import conf_folder, options, register_schema, validate
@@ -67,6 +67,10 @@ def test_a_plain_dictionary_is_held_against_the_schema_as_well():
     config.loader.batch_siz = 3
     with pytest.raises(UserError, match=r"unknown key 'loader.batch_siz': did you mean 'loader.batch_size'\?"):
         validate(config)
+
+
+def test_hydras_own_part_of_a_configuration_is_left_to_hydra():
+    validate(compose("config", return_hydra_config=True))
 
 
 @pytest.mark.parametrize(
@@ -222,8 +226,7 @@ class TestFilesThatUsersWrite:
             file = tmp_path / f"{path}.yaml"
             file.parent.mkdir(exist_ok=True)
             file.write_text(text)
-            plus = "+" if group == "experiment" else ""
-            return complaint(f"hydra.searchpath=[file://{tmp_path}]", f"{plus}{group}={name}".lstrip("+"))
+            return complaint(f"hydra.searchpath=[file://{tmp_path}]", f"{group}={name}")
 
         return write
 
@@ -279,7 +282,11 @@ class TestWhatConstructorsRaise:
     def test_a_missing_argument_says_which(self):
         message = self.built(needs_a_root)
         assert message.startswith("`model`: needs_a_root() missing 1 required positional argument: 'root'")
-        assert "+model.NAME=..." in message
+        assert message.endswith("give it, +model.NAME=...")
+
+    def test_an_argument_that_is_not_taken_says_to_choose_another(self):
+        message = self.built(needs_a_root, root="x", split="test")
+        assert message == "`model`: needs_a_root() got an unexpected keyword argument 'split': choose another model"
 
     def test_a_type_error_further_inside_is_not_explained(self):
         assert self.built(calls_wrongly) is None
@@ -300,18 +307,14 @@ def calls_wrongly() -> None:
     needs_a_root()
 
 
-def test_a_user_error_inside_a_workers_process_is_said_without_its_traceback():
-    with pytest.raises(UserError) as caught:
-        next(iter(DataLoader(Refusing(), num_workers=1)))
-    assert explain_error(caught.value) == "`data.root=x`: no such folder"
-
-
-class Refusing:
-    def __len__(self) -> int:
-        return 1
-
-    def __getitem__(self, index: int) -> Tensor:
+def test_a_user_error_inside_a_loaders_worker_is_said_without_its_traceback():
+    try:
         raise UserError("`data.root=x`: no such folder")
+    except UserError:
+        carried = ExceptionWrapper(where="in DataLoader worker process 0")
+    with pytest.raises(UserError, match="Original Traceback") as caught:
+        carried.reraise()
+    assert explain_error(caught.value) == "`data.root=x`: no such folder"
 
 
 @pytest.mark.parametrize(
@@ -325,9 +328,7 @@ class Refusing:
     ],
 )
 def test_a_disk_that_refuses_is_named_with_the_way_out(error, message):
-    assert explain_error(error) == f"{message}write elsewhere with paths.output_root=DIR" or explain_error(
-        error
-    ).startswith(message)
+    assert explain_error(error).startswith(message)
     assert "paths.output_root=DIR" in explain_error(error)
 
 

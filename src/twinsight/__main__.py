@@ -40,18 +40,8 @@ def _exit_code() -> int:
     except SystemExit as stop:
         return _code_of(stop)
     except Exception as error:
-        if isinstance(error, BrokenPipeError) and _reader_has_gone():
-            return SOME_FAILED if job.started else FINISHED
-        from twinsight.complaints import explain_error  # after the environment is set
-
-        message = explain_error(error)
-        if job.debug or message is None:
-            traceback.print_exc()
-        if message is None:
-            return SOME_FAILED
-        print(f"error: {message}", file=sys.stderr)
-        return USER_ERROR
-    return max(job.codes, default=FINISHED)
+        job.errors.append(error)
+    return max([*job.codes, *map(job.report, job.errors)], default=FINISHED)
 
 
 class _Job:
@@ -64,6 +54,8 @@ class _Job:
         )
         self.started = False
         self.codes: list[int] = []
+        self.errors: list[Exception] = []
+        self._said: set[str] = set()
 
     def run(self) -> None:
         if "--version" in sys.argv[1:]:
@@ -75,8 +67,6 @@ class _Job:
         from twinsight.config import conf_folder, register_schema
         from twinsight.signatures import locate
 
-        errors: list[Exception] = []
-
         @hydra.main(config_path=str(conf_folder()), config_name="config", version_base="1.3")
         def compose_and_run(config: DictConfig) -> None:
             self.started = True
@@ -84,12 +74,26 @@ class _Job:
             try:
                 self.codes.append(locate("task._target_", config.task._target_)(config))
             except Exception as error:
-                errors.append(error)  # past Hydra, which would add words of its own
+                self.errors.append(error)  # past Hydra, which would add words of its own
 
         register_schema()
         compose_and_run()
-        if errors:
-            raise errors[0]
+
+    def report(self, error: Exception) -> int:
+        """Say what went wrong, once, and return the exit code for it."""
+        if isinstance(error, BrokenPipeError) and _reader_has_gone():
+            return SOME_FAILED if self.started else FINISHED
+        from twinsight.complaints import explain_error  # after the environment is set
+
+        message = explain_error(error)
+        if self.debug or message is None:
+            traceback.print_exception(error)
+        if message is None:
+            return SOME_FAILED
+        if message not in self._said:
+            print(f"error: {message}", file=sys.stderr)
+        self._said.add(message)
+        return USER_ERROR
 
 
 class _Terminated(BaseException):

@@ -79,7 +79,8 @@ def _instantiation(error: InstantiationException) -> str | None:
     called = cause.__traceback__
     if isinstance(cause, TypeError) and called is not None and called.tb_next is None:
         # Refused at the call itself: an argument is missing, or the task gives one that this target does not take.
-        return f"`{key}`: {cause}: add what is missing, +{key}.NAME=..., or choose another {key.partition('.')[0]}"
+        remedy = f"give it, +{key}.NAME=..." if "missing" in str(cause) else f"choose another {key.partition('.')[0]}"
+        return f"`{key}`: {cause}: {remedy}"
     return None
 
 
@@ -106,9 +107,10 @@ def _composition(error: HydraException) -> str:
     """A configuration that does not compose: the reason is an OmegaConf error behind Hydra's."""
     reason = error.__cause__ or error.__context__
     if not isinstance(reason, OmegaConfBaseException) or not reason.full_key:
-        twice = re.match(r"(\S+) appears more than once", str(error))
+        twice = re.match(r"(\S+) appears more than once|Multiple values for (\S+)\.", str(error))
         if twice:
-            return f"`{twice[1]}` is chosen twice: write {twice[1]}=NAME once, without a plus"
+            group = twice[1] or twice[2]
+            return f"`{group}` is chosen twice: write {group}=NAME once, without a plus"
         return _one_line(error)
     file = re.match(r"In '([^']+)'", str(error))
     where = f"in {file[1]}.yaml: " if file else ""
@@ -118,7 +120,10 @@ def _composition(error: HydraException) -> str:
     key = str(reason.full_key)
     if file and key in _groups():
         return f"{where}its keys landed under `{key}`: start the file with the line `# @package _global_`"
-    return where + _no_such_key(key, override[1] if override else key, reason.parent_node)
+    try:
+        return where + _no_such_key(key, override[1] if override else key, reason.parent_node)
+    except UserError as worse:  # the node's target cannot be imported
+        return str(worse)
 
 
 def _no_such_key(key: str, asked: str, node: Any) -> str:
@@ -154,10 +159,10 @@ def _elsewhere(name: str, root: Any) -> str | None:
     keys: dict[str, str] = {}
 
     def collect(node: DictConfig, prefix: str) -> None:
-        for key, value in node.items_ex(resolve=False):
+        for key, value in ((str(key), value) for key, value in node.items_ex(resolve=False)):
             if key == "hydra" or key in HYDRA_KEYS:
                 continue
-            keys.setdefault(str(key), f"{prefix}{key}")
+            keys.setdefault(key, f"{prefix}{key}")
             if isinstance(value, DictConfig) and not value._is_none() and not value._is_missing():
                 collect(value, f"{prefix}{key}.")
 

@@ -27,7 +27,7 @@ _LOCATORS = frozenset(f"hydra.utils.get_{kind}" for kind in ("class", "method", 
 class Loader:
     """How pairs reach the device. None of it changes a result."""
 
-    batch_size: int = 4  # pairs per batch
+    batch_size: int = 1  # pairs per batch: pairs are encoded one by one, so more only coarsens the progress bar
     num_workers: int = 0  # processes that read photos; 0 reads in the main process
 
 
@@ -118,9 +118,8 @@ def validate(config: DictConfig) -> None:
         UserError: a key is unknown, a value is missing or has the wrong type, or a target cannot be imported. The
             message names the full key.
     """
-    plain = OmegaConf.to_container(config)
-    assert isinstance(plain, dict)  # a DictConfig's is
-    plain.pop("hydra", None)
+    config = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+    plain: Any = OmegaConf.to_container(config)
     try:
         OmegaConf.merge(OmegaConf.structured(Config), plain)
     except (ConfigKeyError, ValidationError) as error:
@@ -186,7 +185,8 @@ def _check(node: DictConfig | ListConfig, plain: Any, key: str) -> None:
         takes = arguments(locate(f"{key}._target_", node["_target_"]))
         if node["_target_"] in _LOCATORS:
             locate(f"{key}.path", node.get("path"))
-    for name in node if isinstance(node, DictConfig) else range(len(node)):
+    names: Iterable[Any] = node if isinstance(node, DictConfig) else range(len(node))
+    for name in names:
         full = f"{key}[{name}]" if isinstance(node, ListConfig) else f"{key}.{name}".lstrip(".")
         written = plain[name]
         try:

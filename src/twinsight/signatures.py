@@ -73,7 +73,8 @@ def arguments(target: Callable[..., Any]) -> Arguments:
     """
     function = target
     if isinstance(target, type):
-        function = target.__new__ if target.__init__ is object.__init__ else target.__init__
+        made_by_new = vars(object)["__init__"] is inspect.getattr_static(target, "__init__")
+        function = target.__new__ if made_by_new else target.__init__  # type: ignore[misc]
     try:
         parameters = list(inspect.signature(function).parameters.values())
     except (TypeError, ValueError):  # built in, without a signature
@@ -213,7 +214,8 @@ def _is_object(annotation: Any) -> bool:
         return True
     if not isinstance(annotation, type) or issubclass(annotation, os.PathLike | Enum):
         return False
-    return not any(_is_instance(sample, annotation) for sample in ("text", 1, 1.0, True, None, [], {}))
+    samples: tuple[Any, ...] = ("text", 1, 1.0, True, None, [], {})
+    return not any(_is_instance(sample, annotation) for sample in samples)
 
 
 def _is_list(value: Any) -> bool:

@@ -108,7 +108,7 @@ class PairDataset(Dataset[PairBatch | SkippedPair]):
         try:
             photo = self.photos.load(index)
         except BrokenPhoto as broken:
-            return SkippedPair(index, self.photos.ids[index], str(broken))
+            return SkippedPair(index, self.photos.ids[index], broken.reason)
         recipes = self.recipes(index, photo)
         view1, view2 = (self._render(recipe, photo) for recipe in recipes)
         partner, partner_photo = self._partner(index, photo)
@@ -225,6 +225,7 @@ class PairDataModule(pl.LightningDataModule):
         self.batch_size = batch_size
         self.num_workers = num_workers
         self.done = done
+        self.allow_zero_length_dataloader_with_multiple_devices = True  # fewer pairs left than processes
 
     def predict_dataloader(self) -> DataLoader:
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
@@ -239,7 +240,9 @@ class PairDataModule(pl.LightningDataModule):
     def transfer_batch_to_device(self, batch: PairBatch, device: torch.device, dataloader_idx: int) -> PairBatch:
         # Here and not in the worker, whose exceptions arrive wrapped in a traceback.
         if batch.skipped and self.pairs.photos.on_error == "raise":
+            broken = batch.skipped[0]
             raise UserError(
-                f"cannot read {batch.skipped[0].reason}; mend or remove it, or set data.on_error=skip to go on without"
+                f"cannot read {broken.pair_id}: {broken.reason}; "
+                "mend or remove it, or set data.on_error=skip to go on without"
             )
         return batch.to(device)

@@ -15,7 +15,15 @@ _DIGEST_BYTES = 1 << 16
 
 
 class BrokenPhoto(Exception):
-    """A photo that cannot be decoded; carries its id and why."""
+    """A photo that cannot be decoded: its id, and why (no path, since records keep it)."""
+
+    def __init__(self, photo_id: str, reason: str) -> None:
+        super().__init__(photo_id, reason)
+        self.photo_id = photo_id
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.photo_id}: {self.reason}"
 
 
 class Photos:
@@ -67,8 +75,8 @@ class Photos:
         try:
             with self.open(index) as photo:
                 return to_rgb(photo)
-        except (OSError, UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise BrokenPhoto(f"{self.ids[index]}: {error}") from error
+        except Exception as error:  # decoders answer damaged bytes with almost anything, struct.error included
+            raise BrokenPhoto(self.ids[index], _what_was_said(error)) from error
 
     def digest(self) -> str:
         """SHA-256 over the names and contents of all photos, in order; no path enters."""
@@ -96,6 +104,12 @@ def to_rgb(photo: Image.Image) -> Image.Image:
     return photo.convert("RGB")
 
 
+def _what_was_said(error: Exception) -> str:
+    if isinstance(error, UnidentifiedImageError):
+        return "not an image that Pillow knows"  # its own words hold the path
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+
+
 class ImageFolder(Photos):
     """Every image below a folder, recursively, sorted by relative path; ids are those paths.
 
@@ -104,7 +118,7 @@ class ImageFolder(Photos):
         split: sub-folder of ``root`` to read, such as ``"test"``; None reads all of ``root``.
         on_error, limit: as in :class:`Photos`.
 
-    Labels are the first folder level below the root, in sorted order.
+    Labels are the first folder level below the root, in sorted order; there are none where an image lies in the root.
 
     Raises:
         UserError: the folder is missing or holds no image.
@@ -126,8 +140,11 @@ class ImageFolder(Photos):
             raise UserError(
                 f"`data.root={self.root}` holds no image ({', '.join(sorted(EXTENSIONS))}): give a folder that does"
             )
-        classes = {name: index for index, name in enumerate(sorted({name.split("/")[0] for name in ids}))}
-        super().__init__(ids, on_error, limit, [classes[name.split("/")[0]] for name in ids])
+        labels = None
+        if all("/" in name for name in ids):
+            classes = {name: index for index, name in enumerate(sorted({name.split("/")[0] for name in ids}))}
+            labels = [classes[name.split("/")[0]] for name in ids]
+        super().__init__(ids, on_error, limit, labels)
 
     def open(self, index: int) -> Image.Image:
         return Image.open(self.root / self.ids[index])
@@ -155,7 +172,7 @@ class CIFAR10(Photos):
         on_error, limit: as in :class:`Photos`.
 
     Raises:
-        UserError: neither layout is there.
+        UserError: neither layout is there, or torchvision's files are incomplete or damaged.
     """
 
     def __init__(
@@ -174,7 +191,12 @@ class CIFAR10(Photos):
         if (root / "cifar-10-batches-py").is_dir():
             from torchvision.datasets import CIFAR10 as TorchvisionCIFAR10
 
-            stored = TorchvisionCIFAR10(str(root), train=split == "train")
+            try:
+                stored = TorchvisionCIFAR10(str(root), train=split == "train")
+            except RuntimeError:  # a file is missing or its checksum differs
+                raise UserError(
+                    f"`data.root={root}`: cifar-10-batches-py is incomplete or damaged: download and unpack it again"
+                ) from None
             self._pixels = stored.data
             ids, labels = [f"{split}/{index:05d}" for index in range(len(stored))], list(stored.targets)
         elif (root / split).is_dir():
@@ -197,7 +219,7 @@ class CIFAR10(Photos):
 
 
 class ImageNetValidation(ImageFolder):
-    """ImageNet's validation photos, flat (``ILSVRC2012_val_*.JPEG``) or in class folders, in ``root`` or ``root/val``."""
+    """ImageNet's validation photos, flat (``ILSVRC2012_val_*.JPEG``) or by class, in ``root`` or ``root/val``."""
 
     def __init__(
         self,

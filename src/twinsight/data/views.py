@@ -145,7 +145,10 @@ class SimCLRViews(NoViews):
             raise UserError(f"`views.first` must be 'centre' or 'augmented', got {first!r}")
         for name, (low, high), top in (("scale", scale, 1.0), ("ratio", ratio, math.inf)):
             if not 0 < low <= high <= top:
-                raise UserError(f"`views.{name}` must be a range (low, high) with 0 < low <= high, got ({low}, {high})")
+                bound = "" if top == math.inf else f" <= {top:g}"
+                raise UserError(
+                    f"`views.{name}` must be a range (low, high) with 0 < low <= high{bound}, got ({low}, {high})"
+                )
         for name, chance in (("flip", flip), ("jitter", jitter), ("greyscale", greyscale), ("blur", blur)):
             if not 0 <= chance <= 1:
                 raise UserError(f"`views.{name}` is a probability, got {chance}")
@@ -187,6 +190,6 @@ class SimCLRViews(NoViews):
             if 0 < w <= width and 0 < h <= height:
                 return draw.randint(0, height - h), draw.randint(0, width - w), h, w
         # No such crop fits a very long photo: the largest centre crop within the aspect limits, as torchvision does.
-        w = min(width, round(height * self.ratio[1]))
-        h = min(height, round(width / self.ratio[0]))
+        w = max(1, min(width, round(height * self.ratio[1])))
+        h = max(1, min(height, round(width / self.ratio[0])))
         return (height - h) // 2, (width - w) // 2, h, w

@@ -2,7 +2,8 @@
 
 import logging
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -54,9 +55,9 @@ class PairBank:
         """Feature map ``(D, h, w)`` of a ``(C, H, W)`` image."""
         key = ("features", content_digest(image), self._side(view))
         if key not in self._kept:
-            with torch.no_grad():
+            with _plain_tensors():
                 self.forwards += 1
-                self._keep(key, self.model.features(image.unsqueeze(0), view).squeeze(0))
+                self._keep(key, self.model.features(image.unsqueeze(0).clone(), view).squeeze(0))
         return self._get(key)
 
     def embedding(self, image: Tensor, view: int = 1) -> Tensor:
@@ -67,8 +68,9 @@ class PairBank:
         """
         key = ("embedding", content_digest(image), self._side(view))
         if key not in self._kept:
-            with torch.no_grad():
-                embedding = self.model.embed(self.features(image, view).unsqueeze(0), view).squeeze(0)
+            with _plain_tensors():
+                # A copy: a network that works in place must not overwrite what is kept.
+                embedding = self.model.embed(self.features(image, view).unsqueeze(0).clone(), view).squeeze(0)
             if not torch.isfinite(embedding).all():
                 raise NonFiniteEmbedding(
                     f"the embedding of view {view} holds NaN or infinity: "
@@ -81,7 +83,8 @@ class PairBank:
         """Embeddings ``(N, d)`` of the N versions of an image."""
         key = (perturbation.key, content_digest(perturbation.image), self._side(view))
         if key not in self._kept:
-            self._keep(key, self._encode(perturbation, view))
+            with _plain_tensors():
+                self._keep(key, self._encode(perturbation, view))
             self.forwards += len(perturbation)
         return self._get(key)
 
@@ -90,7 +93,6 @@ class PairBank:
         self._kept.clear()
         self._bytes = 0
 
-    @torch.no_grad()
     def _encode(self, perturbation: Perturbation, view: int) -> Tensor:
         while True:
             try:
@@ -123,3 +125,10 @@ class PairBank:
     def _get(self, key: Hashable) -> Tensor:
         self._kept.move_to_end(key)
         return self._kept[key]
+
+
+@contextmanager
+def _plain_tensors() -> Iterator[None]:
+    """No gradients, and no inference mode either: its tensors could not take part in anyone's gradients later."""
+    with torch.inference_mode(False), torch.no_grad():
+        yield

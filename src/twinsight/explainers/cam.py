@@ -34,7 +34,8 @@ class _ActivationExplainer(Explainer):
             if layer is None:
                 # The trunk's own output: shared with everyone through the bank, and only the head needs gradients.
                 a1, a2 = (pair.features(view).unsqueeze(0).requires_grad_() for view in (1, 2))
-                z1, z2 = self.model.embed(a1, 1), self.model.embed(a2, 2)
+                # Copies go on: a head that works in place must not overwrite what is explained.
+                z1, z2 = self.model.embed(a1.clone(), 1), self.model.embed(a2.clone(), 2)
             else:
                 a1, z1 = _cut(self.model, layer, pair.view1, 1)
                 a2, z2 = _cut(self.model, layer, pair.view2, 2)

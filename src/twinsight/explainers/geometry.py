@@ -50,7 +50,8 @@ class MapGeometry:
             rows = spread(self.tops, self.window[0], self.image_size[0]).to(maps)
             columns = spread(self.lefts, self.window[1], self.image_size[1]).to(maps)
             # Windows lie on a grid, so spreading them is separable: a matrix from each side.
-            maps = rows @ maps @ columns.T
+            # One by one: a product over the batch may round by the size of the batch.
+            maps = torch.stack([rows @ heatmap @ columns.T for heatmap in maps])
         if tuple(maps.shape[-2:]) == tuple(size):
             return maps
         return F.interpolate(maps.unsqueeze(1), size=tuple(size), mode="bilinear", align_corners=False).squeeze(1)

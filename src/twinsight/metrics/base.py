@@ -12,8 +12,9 @@ from twinsight.errors import UserError
 class PairMetric(Metric):
     """Mean over pairs of one field of a functional's result, in constant memory.
 
-    Pairs without the field (NaN: the method makes only one map) are left out and counted in ``missing``. Sums are kept
-    in double precision, so that the mean does not depend on how pairs were split over processes.
+    Pairs without the field (NaN: the method makes only one map; infinite: relative to a similarity of zero) are left
+    out and counted in ``missing``. Sums are kept in double precision, so that the mean does not depend on how pairs
+    were split over processes.
 
     Args:
         kwargs: for :class:`torchmetrics.Metric`.
@@ -43,9 +44,9 @@ class PairMetric(Metric):
     def update(self, result: object) -> None:
         """Add the pairs of a functional's result."""
         values = getattr(result, self.field, None)
-        if values is None:
+        if not isinstance(values, Tensor):
             raise UserError(f"{type(self).__name__} needs a result with the field {self.field!r}, got {result!r:.80}")
-        present = ~values.isnan()
+        present = values.isfinite()
         self.total += values[present].double().sum().to(self.total)
         self.count += present.sum().to(self.count)
         self.missing += (~present).sum().to(self.missing)

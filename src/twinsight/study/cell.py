@@ -1,6 +1,7 @@
 """A cell: one model, one data set, one explainer, its metrics; named by what decides its result."""
 
 import hashlib
+import inspect
 import json
 import math
 from collections.abc import Callable, Mapping
@@ -100,6 +101,7 @@ def plan(config: DictConfig) -> Plan:
         "metrics": {name: _metric_identity(metric) for name, metric in metrics.items()},
         "seed": config.seed,
         "chunk_size": config.engine.chunk_size,
+        "precision": str(composed["trainer"].get("precision") or "32-true"),
     }
     if config.engine.chunk_size < 1:
         raise UserError(f"`engine.chunk_size` must be at least 1, got {config.engine.chunk_size}")
@@ -135,10 +137,14 @@ def _explainer_identity(explainer: Explainer) -> dict[str, Any]:
 def _metric_identity(metric: Metric) -> dict[str, Any]:
     if not isinstance(metric, partial):
         raise UserError(f"`metrics` must be functions with `_partial_: true`, got {metric!r}")
-    given = dict(metric.keywords)
-    protocol = given.pop("protocol", "sound")
-    table = getattr(metric.func, "protocol_options", {})
-    options = resolve(protocol, table, {**dict.fromkeys(table), **given})
+    # What is left out of the file counts as its default given.
+    parameters = inspect.signature(metric.func).parameters
+    options = {name: each.default for name, each in parameters.items() if each.default is not each.empty}
+    options |= metric.keywords
+    for shared in ("bank", "seeds"):  # of a call
+        options.pop(shared, None)
+    protocol = options.pop("protocol", "sound")
+    options = resolve(protocol, getattr(metric.func, "protocol_options", {}), options)
     return {"target": f"{metric.func.__module__}.{metric.func.__qualname__}", "protocol": protocol, "options": options}
 
 

@@ -74,19 +74,20 @@ def _compute(config: DictConfig, planned: Plan, cells: list[Cell], trainer: pl.T
             # Lightning 2.6 asks newer torch about its trees in the old way.
             warnings.filterwarnings("ignore", ".*LeafSpec.*is deprecated.*")
             trainer.predict(evaluation, datamodule=data, return_predictions=False)
+        evaluation.flush()
+        trainer.strategy.barrier("records written")  # raises where another process has died
     except BaseException as error:
         evaluation.flush()
         interrupted = isinstance(error, KeyboardInterrupt | SystemExit) or not isinstance(error, Exception)
         for cell in cells:
-            cell.set_status(
-                "interrupted" if interrupted else "failed",
-                pairs=len(planned.photos),
-                done=len(done_indices(cell.folder)),
-                error=f"{type(error).__name__}: {error}",
-            )
+            if cell.status()["state"] == "running":  # where processes fail one after another, the first knows why
+                cell.set_status(
+                    "interrupted" if interrupted else "failed",
+                    pairs=len(planned.photos),
+                    done=len(done_indices(cell.folder)),
+                    error=f"{type(error).__name__}: {error}",
+                )
         raise
-    evaluation.flush()
-    trainer.strategy.barrier("records written")
     if trainer.is_global_zero:
         for cell in cells:
             compact(cell.folder, {"cell": cell.digest})

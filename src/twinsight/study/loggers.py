@@ -6,7 +6,7 @@ import os
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlparse
 
 import hydra.utils
@@ -26,7 +26,7 @@ _MODES = ("auto", "online", "offline")
 
 def wandb_logger(
     project: str = "twinsight",
-    mode: str = "auto",
+    mode: Literal["auto", "online", "offline"] = "auto",
     save_dir: str | Path = "outputs",
     entity: str | None = None,
     group: str | None = None,
@@ -107,9 +107,12 @@ def log_cell(
 
 
 def commit() -> str | None:
-    """The git commit this code runs from, None outside a checkout."""
+    """The git commit this code runs from, None outside a checkout or without git."""
     command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
-    answer = subprocess.run(command, capture_output=True, text=True, check=False)
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError:
+        return None
     return answer.stdout.strip() or None
 
 

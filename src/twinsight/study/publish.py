@@ -44,8 +44,9 @@ def summarize(rows: list[Row]) -> dict[str, Any]:
 
     Returns:
         ``pairs`` and ``skipped`` (id: reason); ``metrics``: for each numeric column its mean, its standard deviation
-        over pairs (null for fewer than two), and the number of ``pairs`` that have it; ``flags``: how many pairs had a
-        degenerate map or a similarity not above zero.
+        over pairs (null for fewer than two), and the number of ``pairs`` that have it (not those where it is NaN, for
+        want of a second map, or infinite, relative to a similarity of zero); ``flags``: how many pairs had a degenerate
+        map or a similarity not above zero.
 
     >>> summary = summarize([{"pair_id": "a", "skipped": None, "score": 0.5}, {"pair_id": "b", "skipped": "broken"}])
     >>> summary["metrics"]["score"], summary["skipped"]
@@ -54,7 +55,7 @@ def summarize(rows: list[Row]) -> dict[str, Any]:
     explained = [row for row in rows if row["skipped"] is None]
     metrics, flags = {}, {}
     for name in _score_columns(explained):
-        present = [row[name] for row in explained if row[name] is not None and not math.isnan(row[name])]
+        present = [row[name] for row in explained if row[name] is not None and math.isfinite(row[name])]
         metrics[name] = {
             "mean": statistics.fmean(present) if present else None,
             "std": statistics.stdev(present) if len(present) > 1 else None,

@@ -66,9 +66,11 @@ class RecordWriter:
         if not self._rows["records"]:
             return
         name = f"{self.rank:04d}-{uuid.uuid4().hex}.parquet"
+        # Taken out before writing: after a failure half way, a second flush must not write records without their maps.
+        rows, self._rows = self._rows, {table: [] for table in TABLES}
         for table in TABLES:
-            rows, self._rows[table] = self._rows[table], []
-            write_atomically(self.folder / table / name, lambda path, rows=rows: pq.write_table(_table(rows), path))
+            content = _table(rows[table])
+            write_atomically(self.folder / table / name, lambda path, content=content: pq.write_table(content, path))
 
 
 def packed_map(name: str, heatmap: Tensor | None) -> dict[str, Any]:
@@ -94,8 +96,10 @@ def unpacked_map(row: dict[str, Any], name: str) -> np.ndarray | None:
 
 
 def done_indices(folder: Path) -> set[int]:
-    """Indices of the pairs that have a record; fragments that cannot be read are removed and their pairs done again."""
-    return {index for table in _readable(folder, "records") for index in table.column("index").to_pylist()}
+    """Indices of the pairs in every table; fragments that cannot be read are removed and their pairs done again."""
+    return set.intersection(
+        *({index for part in _readable(folder, name) for index in part.column("index").to_pylist()} for name in TABLES)
+    )
 
 
 def compact(folder: Path, metadata: dict[str, str]) -> None:
@@ -107,7 +111,7 @@ def compact(folder: Path, metadata: dict[str, str]) -> None:
         table = pa.concat_tables(parts, promote_options="permissive")
         _, first = np.unique(table.column("index").to_numpy(), return_index=True)  # sorted, and each pair once
         table = table.take(first).combine_chunks()
-        table = table.select(sorted(table.column_names, key=parts[0].column_names.index))
+        table = table.select(_in_order(part.column_names for part in parts))
         table = table.replace_schema_metadata(metadata)
         write_atomically(folder / f"{name}.parquet", lambda path, table=table: pq.write_table(table, path))
     shutil.rmtree(folder / "fragments", ignore_errors=True)
@@ -129,4 +133,10 @@ def _readable(folder: Path, table: str) -> Iterable[pa.Table]:
 
 
 def _table(rows: list[dict[str, Any]]) -> pa.Table:
-    return pa.Table.from_pylist(rows)
+    return pa.table({name: [row.get(name) for row in rows] for name in _in_order(rows)})
+
+
+def _in_order(namings: Iterable[Iterable[str]]) -> list[str]:
+    """Every name once, in the order of whoever has most: a skipped pair has few columns and may come first."""
+    longest_first = sorted(map(list, namings), key=len, reverse=True)
+    return list(dict.fromkeys(name for names in longest_first for name in names))

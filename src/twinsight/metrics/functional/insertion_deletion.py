@@ -126,7 +126,8 @@ def insertion_deletion(
                 curves |= dict.fromkeys(("ci2", "cd2", "si", "sd"), torch.full_like(curves["ci1"], torch.nan))
             rows.append(curves)
     curves = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
-    areas = {name: area(curve) for name, curve in curves.items()}
+    # Pair by pair: a device may add up in another order when there are more.
+    areas = {name: torch.stack([area(row[name]) for row in rows]) for name in rows[0]}
     flags = [
         torch.tensor([maps is not None and degenerate(maps[index]) for index in range(len(view1))])
         for maps in (map1, map2)
