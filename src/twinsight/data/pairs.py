@@ -158,7 +158,7 @@ def collate(samples: list[PairBatch | SkippedPair]) -> PairBatch:
         view2=joined("view2"),
         pair_id=listed("pair_id"),
         index=listed("index"),
-        seeds=joined("seeds"),
+        seeds=joined("seeds").to(torch.int64),
         geometry=listed("geometry"),
         partner_view2=joined("partner_view2"),
         partner_id=listed("partner_id"),

@@ -1,7 +1,7 @@
 """What is explained: the two-view model, architectures, trained weights."""
 
 from twinsight.models.modes import evaluating
-from twinsight.models.registry import available_models, load_model, save_model, small_two_view, weights_digest
+from twinsight.models.registry import available_models, load_model, rounded, save_model, small_two_view, weights_digest
 from twinsight.models.small_resnet import SmallResNet, projection_head
 from twinsight.models.two_view import AveragePool, MaxPool, TwoViewModel
 
@@ -14,6 +14,7 @@ __all__ = [
     "evaluating",
     "load_model",
     "projection_head",
+    "rounded",
     "save_model",
     "small_two_view",
     "weights_digest",

@@ -25,18 +25,20 @@ def small_two_view(
     widths: tuple[int, ...] = (32, 64, 128),
     blocks: int = 2,
     hidden: int = 128,
-    embedding: int = 64,
+    embedding: int | None = 64,
     input_size: int = 64,
     similarity: str | Similarity = "cosine",
 ) -> TwoViewModel:
     """The architecture of the demo weights, untrained: a small residual trunk and SimCLR's projection head.
+
+    ``embedding=None`` leaves the head out: the embedding is then the pooled feature map, as in the supervised twin.
 
     >>> small_two_view()(torch.rand(1, 3, 64, 64)).shape
     torch.Size([1, 64])
     """
     model = TwoViewModel(
         trunk=SmallResNet(tuple(widths), blocks),
-        head=projection_head(widths[-1], hidden, embedding),
+        head=None if embedding is None else projection_head(widths[-1], hidden, embedding),
         normalization=CIFAR10_NORMALIZATION,
         similarity=similarity,
         input_size=input_size,
@@ -78,17 +80,19 @@ def load_model(
     """
     if name not in BUNDLED:
         raise unknown("model", name, BUNDLED)
-    path = Path(checkpoint) if checkpoint else Path(str(files("twinsight") / "weights" / BUNDLED[name]))
+    path = Path(checkpoint).expanduser() if checkpoint else Path(str(files("twinsight") / "weights" / BUNDLED[name]))
     state, metadata = _read(path)
     architecture = metadata["architecture"]
-    if architecture.get("name") not in ARCHITECTURES:
-        raise unknown(f"architecture in `checkpoint={path}`", architecture.get("name"), ARCHITECTURES)
-    model = ARCHITECTURES[architecture["name"]](
-        **architecture["options"], similarity=similarity, input_size=input_size or metadata["input_size"]
-    )
+    if architecture["name"] not in ARCHITECTURES:
+        raise unknown(f"architecture in `checkpoint={path}`", architecture["name"], ARCHITECTURES)
+    if input_size is None:
+        input_size = metadata["input_size"]
     try:
+        model = ARCHITECTURES[architecture["name"]](
+            **architecture["options"], similarity=similarity, input_size=input_size
+        )
         model.load_state_dict(state)
-    except RuntimeError as error:
+    except (RuntimeError, TypeError) as error:
         raise UserError(f"`checkpoint={path}` does not hold the weights it describes: {error}") from None
     model.checkpoint_sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
     model.figures = metadata.get("figures", {})
@@ -104,10 +108,26 @@ def available_models() -> list[str]:
     return sorted(BUNDLED)
 
 
-def save_model(model: TwoViewModel, path: str | Path, figures: Mapping[str, Any]) -> None:
+def rounded(model: nn.Module, dtype: torch.dtype) -> None:
+    """Round weights and buffers, in place, to what ``dtype`` can hold; they keep their own type.
+
+    >>> layer = nn.Linear(1, 1)
+    >>> rounded(layer, torch.float16)
+    >>> bool((layer.weight.half().float() == layer.weight).all()), layer.weight.dtype
+    (True, torch.float32)
+    """
+    with torch.no_grad():
+        for value in model.state_dict().values():
+            if value.is_floating_point():
+                value.copy_(value.to(dtype))
+
+
+def save_model(
+    model: TwoViewModel, path: str | Path, figures: Mapping[str, Any], dtype: torch.dtype = torch.float32
+) -> None:
     """Write weights, architecture and ``figures`` to one safetensors file that :func:`load_model` reads.
 
-    The file appears whole or not at all.
+    The file appears whole or not at all. ``dtype`` is what weights are stored as; networks compute in float32.
 
     Raises:
         UserError: the model was not built by one of ``ARCHITECTURES``, so that no file could describe it.
@@ -119,8 +139,9 @@ def save_model(model: TwoViewModel, path: str | Path, figures: Mapping[str, Any]
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
-    state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
+    state = {key: _stored(value, dtype) for key, value in model.state_dict().items()}
     save_file(state, partial, metadata={_METADATA_KEY: json.dumps(metadata, sort_keys=True)})
+    partial.chmod(0o644)  # safetensors gives files to their owner alone
     partial.replace(path)
 
 
@@ -141,14 +162,20 @@ def weights_digest(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
+def _stored(value: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    value = value.detach().cpu().contiguous()
+    return value.to(dtype) if value.is_floating_point() else value
+
+
 def _read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     if not path.is_file():
         raise UserError(f"`checkpoint={path}`: no such file")
     try:
         with safe_open(path, framework="pt") as opened:
             metadata = json.loads((opened.metadata() or {})[_METADATA_KEY])
+            _ = metadata["input_size"], metadata["architecture"]["name"], metadata["architecture"]["options"]
             return {key: opened.get_tensor(key) for key in opened.keys()}, metadata  # noqa: SIM118 (not a mapping)
-    except (SafetensorError, KeyError, json.JSONDecodeError) as error:
+    except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
         raise UserError(
             f"`checkpoint={path}` is not a twinsight weight file ({error}): "
             "give a .safetensors file that `task=pretrain` wrote"

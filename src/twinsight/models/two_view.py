@@ -1,6 +1,6 @@
 """The model that is explained: two views in, two embeddings and a similarity out."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -74,6 +74,8 @@ class TwoViewModel(nn.Module, metaclass=_CheckedWhenBuilt):
         self.pool = _pooling(pool)
         self.head = nn.Identity() if head is None else head
         self.normalization = _checked_normalization(normalization)
+        if input_size < 1:
+            raise UserError(f"`input_size` must be positive, got {input_size}")
         self.input_size = input_size
         self._score = get_similarity(similarity)
 
@@ -112,10 +114,10 @@ class TwoViewModel(nn.Module, metaclass=_CheckedWhenBuilt):
         image = torch.rand((1, 3, side, side), generator=torch.Generator().manual_seed(0)).to(parameter)
         with evaluating(self), torch.inference_mode():
             for view in (1, 2):
-                features = self.features(image, view)
+                features = _answer("trunk", self.features, image, view)
                 if features.ndim != 4:
                     raise UserError(f"`trunk` must return feature maps (B, D, h, w), got {tuple(features.shape)}")
-                embedding = self.embed(features, view)
+                embedding = _answer("head", self.embed, features, view)
                 if embedding.ndim != 2 or len(embedding) != 1:
                     raise UserError(f"`head` must return embeddings (B, d), got {tuple(embedding.shape)} for B = 1")
                 whole = self(image, view)
@@ -137,6 +139,17 @@ class MaxPool(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         return features.amax(dim=(-2, -1))
+
+
+def _answer(part: str, call: Callable[[Tensor, int], Tensor], x: Tensor, view: int) -> Tensor:
+    try:
+        answer = call(x, view)
+    except RuntimeError as error:  # PyTorch's for shapes that do not fit
+        after = "images" if part == "trunk" else "pooled feature maps"
+        raise UserError(f"`{part}` does not fit {after} {tuple(x.shape)}: {error}") from error
+    if not isinstance(answer, Tensor):
+        raise UserError(f"`{part}` must return a tensor, got {type(answer).__name__}")
+    return answer
 
 
 def _pooling(pool: str | nn.Module) -> nn.Module:

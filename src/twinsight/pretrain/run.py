@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint
 
 from twinsight.config import validate
-from twinsight.models import save_model
+from twinsight.models import rounded, save_model
 from twinsight.pretrain.data import PretrainDataModule
 
 log = logging.getLogger(__name__)
@@ -42,22 +42,28 @@ def pretrain(config: DictConfig) -> int:
     )
     method = hydra.utils.instantiate(task.method, model=model)
     folder = Path(task.output).with_suffix("")
+    logger = hydra.utils.instantiate(config.logger) if config.logger and config.logger._target_ else False
     trainer = hydra.utils.instantiate(
         config.trainer,
         max_epochs=task.epochs,
         check_val_every_n_epoch=task.probe_every,
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
-        logger=hydra.utils.instantiate(config.logger) if config.logger._target_ else False,
+        logger=logger,
         callbacks=[
             ModelCheckpoint(folder, save_last=True, filename="epoch-{epoch:03d}", auto_insert_metric_name=False),
-            *([LearningRateMonitor("step")] if config.logger._target_ else []),
+            *([LearningRateMonitor("step")] if logger else []),
         ],
     )
     model.to(memory_format=torch.channels_last)  # convolutions on CPU and tensor cores want it
     checkpoint = folder / "last.ckpt" if task.resume == "last" else task.resume
     trainer.fit(method, datamodule=data, ckpt_path=checkpoint, weights_only=True)
-    if trainer.is_global_zero and not trainer.interrupted:
+    if trainer.interrupted:
+        return 0
+    # The figures are of the weights as they will be stored, after the last epoch.
+    rounded(model, getattr(torch, task.weights_dtype))
+    trainer.validate(method, datamodule=data, verbose=False)
+    if trainer.is_global_zero:
         figures = {
             "method": type(method).__name__,
             "epochs": trainer.current_epoch,
@@ -66,13 +72,13 @@ def pretrain(config: DictConfig) -> int:
             "data": type(data.train).__name__,
             "data_digest": data.train.digest(),
             "knn_accuracy": round(float(trainer.callback_metrics["knn_accuracy"]), 4),
-            "loss": round(float(trainer.callback_metrics["loss_epoch"]), 4),
+            "history": method.history,
             "torch": torch.__version__,
             "machine": platform.machine(),
             "accelerator": trainer.accelerator.__class__.__name__,
             "recipe": OmegaConf.to_container(task.method, resolve=True),
         }
-        save_model(model, task.output, figures)
+        save_model(model, task.output, figures, getattr(torch, task.weights_dtype))
         Path(task.output).with_suffix(".json").write_text(json.dumps(figures, indent=2) + "\n")
         log.info("k-NN accuracy %.4f; weights in %s", figures["knn_accuracy"], task.output)
     return 0

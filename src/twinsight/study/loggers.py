@@ -49,7 +49,11 @@ def wandb_logger(
     if mode not in _MODES:
         raise unknown("`logger.mode`", mode, _MODES)
     offline = mode == "offline" or (mode == "auto" and not logged_in())
-    Path(save_dir).mkdir(parents=True, exist_ok=True)
+    folder = Path(save_dir).resolve() / "wandb"
+    folder.mkdir(parents=True, exist_ok=True)
+    # Pictures of tables wait there for their upload; W&B would put them below the home folder.
+    os.environ.setdefault("WANDB_DATA_DIR", str(folder))
+    os.environ.setdefault("WANDB_CACHE_DIR", str(folder / "cache"))
     os.environ.setdefault("WANDB_SILENT", "true")  # what matters is said once, by us
     run = wandb.init(
         project=project,

@@ -1,0 +1,63 @@
+"""Fixtures that run tiny cells in process."""
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from omegaconf import DictConfig
+
+from toy_cells import composed, only_cell, write_photo
+from twinsight.study import explain
+
+NAMES = ("ant", "bee", "cat", "dog", "eel")
+
+
+@pytest.fixture(autouse=True)
+def _surroundings_restored() -> Iterator[None]:
+    """A run sets variables, signal handlers and switches of the whole process; the next test should not see them."""
+    environment, interrupt, threads = dict(os.environ), signal.getsignal(signal.SIGINT), torch.get_num_threads()
+    torch.set_num_threads(1)  # on such small tensors threads cost more than they bring
+    yield
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(False)
+    signal.signal(signal.SIGINT, interrupt)
+    os.environ.clear()
+    os.environ.update(environment)
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of five photos; read only."""
+    folder = tmp_path_factory.mktemp("photos")
+    for index, name in enumerate(NAMES):
+        write_photo(folder / f"{name}.png", index)
+    return folder
+
+
+@pytest.fixture
+def tiny(photos: Path, tmp_path: Path) -> Callable[..., DictConfig]:
+    """``tiny(*overrides)``: configuration of a tiny cell on the five photos, each with an output folder of its own."""
+    numbers = count()
+
+    def make(*overrides: str, **replaced: Any) -> DictConfig:
+        root = tmp_path / f"run{next(numbers)}"
+        return composed(f"data.root={photos}", f"paths.output_root={root}", *overrides, **replaced)
+
+    return make
+
+
+@pytest.fixture
+def explained(tiny: Callable[..., DictConfig]) -> Callable[..., Path]:
+    """``explained(*overrides)``: run the cell; its folder."""
+
+    def run(*overrides: str, **replaced: Any) -> Path:
+        config = tiny(*overrides, **replaced)
+        assert explain(config) == 0
+        return only_cell(config)
+
+    return run

@@ -1,0 +1,123 @@
+"""Cells that take a fraction of a second, and models and explainers for them (`_target_: toy_cells.NAME`).
+
+An untrained network on 32 pixels, small photos, short curves.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import hydra
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+from omegaconf import DictConfig, OmegaConf, open_dict
+from PIL import Image
+from torch import Tensor
+
+from twinsight.config import conf_folder, register_schema
+from twinsight.explainers import Explainer
+from twinsight.explainers.base import Pair
+from twinsight.models import TwoViewModel, small_two_view
+
+TINY = (
+    "model=small_two_view",
+    "model.widths=[8,16,16]",
+    "model.blocks=1",
+    "model.input_size=32",
+    "metrics.insertion_deletion.points=8",
+    "data=image_folder",
+    "trainer=cpu",
+    "logger=none",
+    "pictures.limit=0",
+)
+
+
+def composed(*overrides: str, **replaced: Any) -> DictConfig:
+    """The configuration that the command line would compose; ``replaced`` are whole nodes put in afterwards."""
+    register_schema()
+    with hydra.initialize_config_dir(str(conf_folder()), version_base="1.3"):
+        config = hydra.compose("config", [*TINY, *overrides])
+    with open_dict(config):
+        for name, node in replaced.items():
+            config[name] = OmegaConf.create(node)
+    return config
+
+
+def write_photo(path: Path, seed: int) -> None:
+    """A smooth coloured photo of 40 x 48 pixels."""
+    draw = np.random.default_rng(seed)
+    coarse = Image.fromarray(draw.integers(0, 256, (5, 6, 3), dtype=np.uint8))
+    coarse.resize((48, 40), Image.Resampling.BICUBIC).save(path)
+
+
+def cells(root: str | Path) -> dict[str, Path]:
+    """Folders of all cells below an output folder, by the name of the explainer."""
+    return {folder.name.split("-")[-2]: folder for folder in sorted(Path(root, "cells").iterdir())}
+
+
+def only_cell(config: DictConfig) -> Path:
+    """The folder of the one cell of a run."""
+    (folder,) = cells(config.paths.output_root).values()
+    return folder
+
+
+def rows(folder: Path, table: str = "records") -> list[dict[str, Any]]:
+    """Rows of a cell's table."""
+    return pq.read_table(folder / f"{table}.parquet").to_pylist()
+
+
+def assert_same_results(found: Path, expected: Path) -> None:
+    """Records and arrays of two cells are equal bit for bit."""
+    for name in ("records", "arrays"):
+        one, other = (pq.read_table(folder / f"{name}.parquet") for folder in (found, expected))
+        assert one.column_names == other.column_names
+        texts = ({column: repr(table[column].to_pylist()) for column in table.column_names} for table in (one, other))
+        assert dict(next(texts)) == dict(next(texts))
+        assert (found / f"{name}.parquet").read_bytes() == (expected / f"{name}.parquet").read_bytes()
+
+
+def stained_model(input_size: int = 32) -> TwoViewModel:
+    """A network with one weight that is not a number."""
+    model = small_two_view(widths=(8, 16), blocks=1, input_size=input_size)
+    with torch.no_grad():
+        next(model.head.parameters())[0, 0] = torch.nan
+    return model
+
+
+def blind_model(input_size: int = 32) -> TwoViewModel:
+    """A network whose embeddings are all zero, and with them every similarity."""
+    model = small_two_view(widths=(8, 16), blocks=1, input_size=input_size)
+    with torch.no_grad():
+        for parameter in model.head.parameters():
+            parameter.zero_()
+    return model
+
+
+class Failing(Explainer):
+    """Explains nothing."""
+
+    def explain(self, pair: Pair) -> tuple[Tensor, Tensor]:
+        raise RuntimeError("the method is broken")
+
+
+class OneMap(Explainer):
+    """Brightness of view 1, no map for view 2."""
+
+    def explain(self, pair: Pair) -> tuple[Tensor, None]:
+        return pair.view1.mean(dim=0), None
+
+
+class Constant(Explainer):
+    """Maps that rank nothing."""
+
+    def explain(self, pair: Pair) -> tuple[Tensor, Tensor]:
+        return torch.full((4, 4), 0.5), torch.zeros(4, 4)
+
+
+class NotFinite(Explainer):
+    """A map with NaN and one with infinity."""
+
+    def explain(self, pair: Pair) -> tuple[Tensor, Tensor]:
+        map1, map2 = pair.view1.mean(dim=0), pair.view2.mean(dim=0)
+        map1[0, 0], map2[0, 0] = torch.nan, torch.inf
+        return map1, map2
