@@ -121,3 +121,14 @@ class NotFinite(Explainer):
         map1, map2 = pair.view1.mean(dim=0), pair.view2.mean(dim=0)
         map1[0, 0], map2[0, 0] = torch.nan, torch.inf
         return map1, map2
+
+
+class NoExplainer:
+    """Takes a model, as explainers do."""
+
+    def __init__(self, model: TwoViewModel) -> None:
+        self.model = model
+
+
+class NoMetric:
+    """Built at once, where a metric is a function that waits for its views."""

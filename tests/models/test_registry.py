@@ -148,7 +148,7 @@ def test_a_pickle_is_refused_without_being_run(tmp_path):
     path.write_bytes(pickle.dumps(Trap()))
     message = refused(path)
     assert "task=pretrain" in message
-    assert "pickle" not in message
+    assert "not a twinsight weight file" in message
     assert not (tmp_path / "sprung").exists()
 
 

@@ -34,6 +34,7 @@ class Photos:
         on_error: ``"skip"`` leaves undecodable photos out, named and counted; ``"raise"`` stops the run.
         limit: keep this many photos, evenly spaced, so that a sorted folder of classes keeps them all; None keeps all.
         labels: class index of each photo, where known.
+        classes: name of each class, in the order of the indices.
 
     A subclass gives :meth:`open` and :meth:`fingerprint`.
     """
@@ -44,6 +45,7 @@ class Photos:
         on_error: Literal["skip", "raise"] = "skip",
         limit: int | None = None,
         labels: list[int] | None = None,
+        classes: list[str] | None = None,
     ) -> None:
         if on_error not in ("skip", "raise"):
             raise UserError(f"`data.on_error` must be 'skip' or 'raise', got {on_error!r}")
@@ -53,6 +55,7 @@ class Photos:
         self.indices = [place * len(ids) // count for place in range(count)]
         self.ids = [ids[index] for index in self.indices]
         self.labels = [labels[index] for index in self.indices] if labels is not None else None
+        self.classes = classes
         self.on_error = on_error
 
     def __len__(self) -> int:
@@ -140,11 +143,12 @@ class ImageFolder(Photos):
             raise UserError(
                 f"`data.root={self.root}` holds no image ({', '.join(sorted(EXTENSIONS))}): give a folder that does"
             )
-        labels = None
+        labels = classes = None
         if all("/" in name for name in ids):
-            classes = {name: index for index, name in enumerate(sorted({name.split("/")[0] for name in ids}))}
-            labels = [classes[name.split("/")[0]] for name in ids]
-        super().__init__(ids, on_error, limit, labels)
+            folders = [name.split("/")[0] for name in ids]
+            classes = sorted(set(folders))
+            labels = [classes.index(name) for name in folders]
+        super().__init__(ids, on_error, limit, labels, classes)
 
     def open(self, index: int) -> Image.Image:
         return Image.open(self.root / self.ids[index])
@@ -187,6 +191,7 @@ class CIFAR10(Photos):
         root = Path(root).expanduser()
         self._folder: ImageFolder | None = None
         labels: list[int] | None
+        classes: list[str] | None
         self._pixels = np.empty((0, 32, 32, 3), np.uint8)
         if (root / "cifar-10-batches-py").is_dir():
             from torchvision.datasets import CIFAR10 as TorchvisionCIFAR10
@@ -198,16 +203,18 @@ class CIFAR10(Photos):
                     f"`data.root={root}`: cifar-10-batches-py is incomplete or damaged: download and unpack it again"
                 ) from None
             self._pixels = stored.data
-            ids, labels = [f"{split}/{index:05d}" for index in range(len(stored))], list(stored.targets)
+            ids = [f"{split}/{index:05d}" for index in range(len(stored))]
+            labels, classes = list(stored.targets), list(stored.classes)
         elif (root / split).is_dir():
             self._folder = ImageFolder(root, split)
-            ids, labels = [f"{split}/{name}" for name in self._folder.ids], self._folder.labels
+            ids = [f"{split}/{name}" for name in self._folder.ids]
+            labels, classes = self._folder.labels, self._folder.classes
         else:
             raise UserError(
                 f"`data.root={root}` holds neither cifar-10-batches-py nor a folder called {split}: "
                 "give the folder that torchvision downloaded to, or one with train/ and test/ class folders"
             )
-        super().__init__(ids, on_error, limit, labels)
+        super().__init__(ids, on_error, limit, labels, classes)
 
     def open(self, index: int) -> Image.Image:
         stored = self.indices[index]

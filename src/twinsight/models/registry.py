@@ -33,7 +33,7 @@ def small_two_view(
 
     ``embedding=None`` leaves the head out: the embedding is then the pooled feature map, as in the supervised twin.
 
-    >>> small_two_view()(torch.rand(1, 3, 64, 64)).shape
+    >>> small_two_view().eval()(torch.rand(1, 3, 64, 64)).shape
     torch.Size([1, 64])
     """
     model = TwoViewModel(

@@ -4,11 +4,12 @@ from collections.abc import Iterator, Sized
 
 import pytorch_lightning as pl
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 from torchvision.transforms.v2 import functional as F
 
-from twinsight.data import NoViews, Photos
+from twinsight.data import BrokenPhoto, NoViews, Photos
 from twinsight.engine import seed_of
 from twinsight.errors import UserError
 from twinsight.models.two_view import Normalization
@@ -40,10 +41,15 @@ class PretrainDataModule(pl.LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
+        if batch_size < 2:
+            raise UserError(f"`task.batch_size` must be at least 2, got {batch_size}")
         if len(train) < batch_size:
             raise UserError(f"`task.batch_size={batch_size}` exceeds the {len(train)} training photos")
         if train.labels is None or test.labels is None:
             raise UserError("the nearest-neighbour probe needs labelled photos: use class folders")
+        if train.classes != test.classes:
+            lone = sorted({*(train.classes or ())} ^ {*(test.classes or ())})
+            raise UserError(f"training and test photos must have the same class folders, but not both have {lone}")
         self.train = train
         self.test = test
         self.views = views
@@ -56,6 +62,11 @@ class PretrainDataModule(pl.LightningDataModule):
         dataset = AugmentedPairs(self.train, self.views, self.seed)
         world, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
         sampler = EpochSampler(dataset, self.seed, rank, world)
+        if len(sampler) < self.batch_size:
+            raise UserError(
+                f"`task.batch_size={self.batch_size}` exceeds the {len(sampler)} training photos of each process: "
+                "lower it, or trainer.devices"
+            )
         return DataLoader(
             dataset,
             batch_size=self.batch_size,
@@ -97,7 +108,7 @@ class AugmentedPairs(Dataset):
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Tensor, int]:
         epoch, index = key
-        photo = self.photos.load(index)
+        photo = _load(self.photos, index)
         recipes = self.views.recipes((photo.height, photo.width), seed_of(self.seed, epoch, self.photos.ids[index]))
         view1, view2 = (_bytes(recipe.render(photo, self.views.size, self.views.antialias)) for recipe in recipes)
         return view1, view2, self.photos.labels[index] if self.photos.labels else -1
@@ -114,7 +125,7 @@ class PlainPhotos(Dataset):
         return len(self.photos)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        photo = self.photos.load(index)
+        photo = _load(self.photos, index)
         recipe = self.views.centre((photo.height, photo.width))
         view = recipe.render(photo, self.views.size, self.views.antialias)
         return _bytes(view), self.photos.labels[index] if self.photos.labels else -1
@@ -147,6 +158,13 @@ class EpochSampler(Sampler[tuple[int, int]]):
         order = torch.randperm(len(self.data), generator=generator).tolist()
         for index in order[self.rank :: self.world][: len(self)]:
             yield self.epoch, index
+
+
+def _load(photos: Photos, index: int) -> Image.Image:
+    try:
+        return photos.load(index)
+    except BrokenPhoto as broken:
+        raise UserError(f"cannot read {broken}; mend or remove it, since pretraining leaves no photo out") from None
 
 
 def _bytes(pixels: Tensor) -> Tensor:

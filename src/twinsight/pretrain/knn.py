@@ -65,6 +65,8 @@ class KNNAccuracy(Metric):
         correct = torch.zeros((), device=queries.device)
         for chunk, truth in zip(queries.split(512), query_labels.split(512), strict=True):
             cosines, neighbours = (chunk @ references.T).topk(min(self.k, len(references)), dim=1)
-            votes = ((cosines / self.temperature).exp().unsqueeze(-1) * votes_of[neighbours]).sum(dim=1)
+            # Relative to the nearest, which changes no winner: the exponential alone overflows at low temperatures.
+            weights = ((cosines - cosines[:, :1]) / self.temperature).exp()
+            votes = (weights.unsqueeze(-1) * votes_of[neighbours]).sum(dim=1)
             correct += (votes.argmax(dim=1) == truth).sum()
         return correct / len(queries)

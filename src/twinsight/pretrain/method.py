@@ -47,7 +47,8 @@ class PretrainMethod(pl.LightningModule):
         self.learning_rate = learning_rate
         self.weight_decay = weight_decay
         self.warmup_epochs = warmup_epochs
-        self.knn = KNNAccuracy(knn_k, knn_temperature)
+        # Every process probes with all photos, so that there is nothing to gather.
+        self.knn = KNNAccuracy(knn_k, knn_temperature, sync_on_compute=False)
         self.history: list[dict[str, float]] = []
 
     def loss(self, view1: Tensor, view2: Tensor, labels: Tensor) -> Tensor:

@@ -12,10 +12,13 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint
 
 from twinsight.config import validate
+from twinsight.errors import UserError, unknown
 from twinsight.models import rounded, save_model
 from twinsight.pretrain.data import PretrainDataModule
 
 log = logging.getLogger(__name__)
+
+WEIGHT_TYPES = ("float32", "float16", "bfloat16")
 
 
 def pretrain(config: DictConfig) -> int:
@@ -29,6 +32,7 @@ def pretrain(config: DictConfig) -> int:
     """
     validate(config)
     task = config.task
+    _check(task)
     pl.seed_everything(config.seed, workers=True)
     model = hydra.utils.instantiate(config.model)
     data = PretrainDataModule(
@@ -41,7 +45,6 @@ def pretrain(config: DictConfig) -> int:
         seed=config.seed,
     )
     method = hydra.utils.instantiate(task.method, model=model)
-    folder = Path(task.output).with_suffix("")
     logger = hydra.utils.instantiate(config.logger) if config.logger and config.logger._target_ else False
     trainer = hydra.utils.instantiate(
         config.trainer,
@@ -51,13 +54,19 @@ def pretrain(config: DictConfig) -> int:
         use_distributed_sampler=False,
         logger=logger,
         callbacks=[
-            ModelCheckpoint(folder, save_last=True, filename="epoch-{epoch:03d}", auto_insert_metric_name=False),
+            ModelCheckpoint(
+                _folder(task),
+                filename="epoch-{epoch:03d}",
+                auto_insert_metric_name=False,
+                save_last=True,
+                save_on_train_epoch_end=True,  # every epoch, not only those with a probe
+                enable_version_counter=False,  # `last` is this run's, whatever ran before
+            ),
             *([LearningRateMonitor("step")] if logger else []),
         ],
     )
     model.to(memory_format=torch.channels_last)  # convolutions on CPU and tensor cores want it
-    checkpoint = folder / "last.ckpt" if task.resume == "last" else task.resume
-    trainer.fit(method, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+    trainer.fit(method, datamodule=data, ckpt_path=_resumed(task), weights_only=True)
     if trainer.interrupted:
         return 0
     # The figures are of the weights as they will be stored, after the last epoch.
@@ -82,3 +91,26 @@ def pretrain(config: DictConfig) -> int:
         Path(task.output).with_suffix(".json").write_text(json.dumps(figures, indent=2) + "\n")
         log.info("k-NN accuracy %.4f; weights in %s", figures["knn_accuracy"], task.output)
     return 0
+
+
+def _folder(task: DictConfig) -> Path:
+    """Where checkpoints go."""
+    return Path(task.output).with_suffix("")
+
+
+def _resumed(task: DictConfig) -> Path | None:
+    """The checkpoint that ``task.resume`` means."""
+    if task.resume is None:
+        return None
+    return _folder(task) / "last.ckpt" if task.resume == "last" else Path(task.resume)
+
+
+def _check(task: DictConfig) -> None:
+    """Refuse, before anything is trained, what would fail only afterwards."""
+    if Path(task.output).suffix != ".safetensors":
+        raise UserError(f"`task.output={task.output}` must end in .safetensors")
+    if task.weights_dtype not in WEIGHT_TYPES:
+        raise unknown("task.weights_dtype", task.weights_dtype, WEIGHT_TYPES)
+    checkpoint = _resumed(task)
+    if checkpoint is not None and not checkpoint.is_file():
+        raise UserError(f"`task.resume={task.resume}`: there is no {checkpoint}; leave task.resume out to start anew")
