@@ -72,7 +72,10 @@ KEEPS = {
     "handling of broken photos": (GRADCAM, (*GRADCAM, "data.on_error=raise")),
     "order of overrides": ((*OCCLUSION, "seed=3", "views.flip=1.0"), ("views.flip=1.0", "seed=3", *OCCLUSION)),
     "form as the protocol has it": (GRADCAM, (*GRADCAM, "explainer.form=canonical")),
-    "form as the paper has it": ((*GRADCAM, "protocol=paper"), (*GRADCAM, "protocol=paper", "explainer.form=elementwise")),
+    "form as the paper has it": (
+        (*GRADCAM, "protocol=paper"),
+        (*GRADCAM, "protocol=paper", "explainer.form=elementwise"),
+    ),
     "window as a pair": (OCCLUSION, ("explainer=conditional_occlusion", "explainer.window=[12,12]")),
     "stride as the size of the model has it": (OCCLUSION, (*OCCLUSION, "explainer.stride=1")),
     "baseline as the protocol has it": (OCCLUSION, (*OCCLUSION, "explainer.baseline=blur", "explainer.flush=true")),
@@ -166,7 +169,10 @@ def test_a_cell_can_be_planned_again_from_the_configuration_it_keeps(explained, 
     ("overrides", "message"),
     [
         (("explainer=conditional_occlusion", "explainer.window=33"), "`window=33` is larger than the image"),
-        (("explainer=gradcam", "explainer.layer=trunk.stage"), "unknown `layer` 'trunk.stage': did you mean 'trunk.stag"),
+        (
+            ("explainer=gradcam", "explainer.layer=trunk.stage"),
+            "unknown `layer` 'trunk.stage': did you mean 'trunk.stag",
+        ),
         (("explainer=gradcam", "engine.chunk_size=0"), "`engine.chunk_size` must be at least 1, got 0"),
     ],
 )

@@ -4,7 +4,8 @@ Everything takes numpy arrays and is drawn without pyplot: no display, no global
 """
 
 from twinsight.plotting.curves import draw_curves
+from twinsight.plotting.embedding import draw_embedding
 from twinsight.plotting.heatmap import overlay
 from twinsight.plotting.pair import draw_explanation, draw_pair
 
-__all__ = ["draw_curves", "draw_explanation", "draw_pair", "overlay"]
+__all__ = ["draw_curves", "draw_embedding", "draw_explanation", "draw_pair", "overlay"]

@@ -13,7 +13,8 @@ from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint
 
 from twinsight.config import validate
 from twinsight.errors import UserError, unknown
-from twinsight.models import rounded, save_model
+from twinsight.models import TwoViewModel, rounded, save_model
+from twinsight.pretrain.callbacks import ExplainPairs, SaveWeights, ShowLearning
 from twinsight.pretrain.data import PretrainDataModule
 
 log = logging.getLogger(__name__)
@@ -63,6 +64,7 @@ def pretrain(config: DictConfig) -> int:
                 enable_version_counter=False,  # `last` is this run's, whatever ran before
             ),
             *([LearningRateMonitor("step")] if logger else []),
+            *(_watchers(config, model) if task.watch else []),
         ],
     )
     model.to(memory_format=torch.channels_last)  # convolutions on CPU and tensor cores want it
@@ -114,3 +116,19 @@ def _check(task: DictConfig) -> None:
     checkpoint = _resumed(task)
     if checkpoint is not None and not checkpoint.is_file():
         raise UserError(f"`task.resume={task.resume}`: there is no {checkpoint}; leave task.resume out to start anew")
+
+
+def _watchers(config: DictConfig, model: TwoViewModel) -> list[pl.Callback]:
+    watch, folder = config.task.watch, _folder(config.task)
+    return [
+        SaveWeights(watch.every, folder / "weights"),
+        ShowLearning(watch.every, folder / "learning"),
+        ExplainPairs(
+            hydra.utils.instantiate(config.explainer, model=model),
+            hydra.utils.instantiate(watch.photos),
+            hydra.utils.instantiate(watch.views),
+            watch.every,
+            folder / "explanations",
+            config.seed,
+        ),
+    ]
