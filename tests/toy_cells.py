@@ -132,3 +132,6 @@ class NoExplainer:
 
 class NoMetric:
     """Built at once, where a metric is a function that waits for its views."""
+
+    def __init__(self) -> None:
+        pass

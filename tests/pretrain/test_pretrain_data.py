@@ -188,7 +188,7 @@ def test_photos_without_class_folders_are_refused(tmp_path):
 def test_class_folders_that_differ_between_training_and_test_are_named(shapes, tmp_path):
     root = shutil.copytree(shapes, tmp_path / "shapes")
     shutil.rmtree(root / "test/green_square")  # labels would shift: red_disc is 2 in one and 1 in the other
-    with pytest.raises(UserError, match="same class folders.*green_square"):
+    with pytest.raises(UserError, match=r"same class folders.*green_square"):
         module(root)
 
 

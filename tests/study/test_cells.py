@@ -174,6 +174,8 @@ def test_a_cell_can_be_planned_again_from_the_configuration_it_keeps(explained, 
             "unknown `layer` 'trunk.stage': did you mean 'trunk.stag",
         ),
         (("explainer=gradcam", "engine.chunk_size=0"), "`engine.chunk_size` must be at least 1, got 0"),
+        (("explainer=gradcam", "pictures.limit=-1"), "`pictures.limit` must be at least 0, got -1"),
+        (("explainer=gradcam", "pictures.side=0"), "`pictures.side` must be at least 1, got 0"),
     ],
 )
 def test_what_does_not_fit_is_said_before_anything_is_written(tmp_path, photos, overrides, message):
@@ -185,10 +187,10 @@ def test_what_does_not_fit_is_said_before_anything_is_written(tmp_path, photos, 
 
 
 def test_only_explainers_can_be_explainers_of_a_cell(tiny):
-    with pytest.raises(UserError, match="`explainer._target_` must build an Explainer, got NoExplainer"):
+    with pytest.raises(UserError, match=r"`explainer\._target_` must build an Explainer, got NoExplainer"):
         explain(tiny(explainer={"_target_": "toy_cells.NoExplainer"}))
 
 
 def test_only_functions_can_be_metrics_of_a_cell(tiny):
-    with pytest.raises(UserError, match="`metrics` must be functions with `_partial_: true`, got <toy_cells.NoMetric"):
+    with pytest.raises(UserError, match=r"`metrics` must be functions with `_partial_: true`, got <toy_cells\.NoM"):
         explain(tiny(metrics={"mine": {"_target_": "toy_cells.NoMetric"}}))

@@ -9,6 +9,7 @@ from PIL import Image
 from pytorch_lightning.loggers import WandbLogger
 from sklearn.decomposition import PCA
 from torch import Tensor
+from torch.nn import functional as F
 
 from twinsight.data import NoViews, PairBatch, PairDataModule, Photos
 from twinsight.errors import UserError
@@ -142,16 +143,15 @@ class ShowLearning(EveryEpochs):
 def embeddings(
     model: TwoViewModel, data: PretrainDataModule, limit: int, device: torch.device
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Pooled trunk features ``(N, D)`` and labels ``(N,)`` of the first test photos."""
+    """Pooled trunk features ``(N, D)`` of unit length, and labels ``(N,)``, of at most ``limit`` test photos."""
     features, labels = [], []
     with evaluating(model):
-        for batch in data.val_dataloader()[1]:
+        for batch in data.test_sample(limit):
             photos, classes = data.on_after_batch_transfer([part.to(device) for part in batch], 0)
-            features.append(model.pool(model.features(photos)).float().cpu())
+            # Unit length, since the probe compares by cosine.
+            features.append(F.normalize(model.pool(model.features(photos)).float(), dim=1).cpu())
             labels.append(classes.cpu())
-            if sum(len(part) for part in labels) >= limit:
-                break
-    return torch.cat(features)[:limit].numpy(), torch.cat(labels)[:limit].numpy()
+    return torch.cat(features).numpy(), torch.cat(labels).numpy()
 
 
 def _channels_last(pixels: Tensor) -> np.ndarray:

@@ -6,7 +6,7 @@ import pytorch_lightning as pl
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, Subset
 from torchvision.transforms.v2 import functional as F
 
 from twinsight.data import BrokenPhoto, NoViews, Photos
@@ -85,6 +85,13 @@ class PretrainDataModule(pl.LightningDataModule):
             DataLoader(PlainPhotos(photos, plain), batch_size=500, num_workers=self.num_workers)
             for photos in (self.train, self.test)
         ]
+
+    def test_sample(self, limit: int) -> DataLoader:
+        """At most ``limit`` test photos, evenly spaced, so that a set sorted by class shows every class."""
+        photos = PlainPhotos(self.test, NoViews(self.views.size, 1.0, self.views.antialias))
+        count = min(limit, len(photos))
+        chosen = [place * len(photos) // count for place in range(count)]
+        return DataLoader(Subset(photos, chosen), batch_size=500)
 
     def on_after_batch_transfer(self, batch: list[Tensor], dataloader_idx: int) -> list[Tensor]:
         *images, labels = batch

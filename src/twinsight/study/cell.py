@@ -103,8 +103,9 @@ def plan(config: DictConfig) -> Plan:
         "chunk_size": config.engine.chunk_size,
         "precision": str(composed["trainer"].get("precision") or "32-true"),
     }
-    if config.engine.chunk_size < 1:
-        raise UserError(f"`engine.chunk_size` must be at least 1, got {config.engine.chunk_size}")
+    for key, least in (("engine.chunk_size", 1), ("pictures.limit", 0), ("pictures.side", 1)):
+        if OmegaConf.select(config, key) < least:
+            raise UserError(f"`{key}` must be at least {least}, got {OmegaConf.select(config, key)}")
     cells = []
     for name, node in chosen.items():
         explainer = hydra.utils.instantiate(node, model=model)

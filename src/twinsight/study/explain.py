@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from twinsight.config import validate
 from twinsight.data import PairDataModule
+from twinsight.models import evaluating
 from twinsight.study.cell import Cell, Plan, plan
 from twinsight.study.evaluation import Evaluation
 from twinsight.study.publish import present, publish
@@ -68,7 +69,8 @@ def _compute(config: DictConfig, planned: Plan, cells: list[Cell], trainer: pl.T
             _write_config(cell)
             cell.set_status("running", pairs=len(planned.photos), done=len(indices))
     try:
-        with warnings.catch_warnings():
+        # Lightning does not give the modes back when something raises.
+        with evaluating(planned.model), warnings.catch_warnings():
             # Photos are read in the main process by default: explaining one takes far longer than reading it.
             warnings.filterwarnings("ignore", ".*does not have many workers.*")
             # Lightning 2.6 asks newer torch about its trees in the old way.
