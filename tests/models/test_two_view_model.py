@@ -128,8 +128,11 @@ def test_pixels_of_an_unnormalized_model_are_its_input():
 
 
 def test_pixels_have_the_precision_of_the_input():
-    model = TwoViewModel(convolution(), normalization=((0.5,) * 3, (0.25,) * 3), input_size=16)
-    assert model.pixels(torch.rand(1, 3, 4, 4, dtype=torch.float64)).dtype == torch.float64
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    model = TwoViewModel(convolution(), normalization=(mean, std), input_size=16)
+    pixels = torch.rand(2, 3, 5, 7, dtype=torch.float64)
+    normalized = torch.stack([(pixels[:, c] - mean[c]) / std[c] for c in range(3)], dim=1)
+    torch.testing.assert_close(model.pixels(normalized), pixels, rtol=0, atol=1e-14)
 
 
 # What a model says about itself

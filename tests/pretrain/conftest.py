@@ -40,7 +40,12 @@ def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def write_shape(path: Path, name: str, colour: tuple[int, int, int], draw: np.random.Generator) -> None:
     photo = Image.fromarray(draw.integers(90, 160, (32, 32, 3), dtype=np.uint8))
     left, top, side = draw.integers(1, 12), draw.integers(1, 12), draw.integers(10, 19)
+    # So far from its own colour that classes overlap: an accuracy of 1 would prove little.
+    red, green, blue = (
+        int(0.5 * own + 0.5 * drawn) for own, drawn in zip(colour, draw.integers(256, size=3), strict=True)
+    )
     paint = ImageDraw.Draw(photo)
-    (paint.ellipse if "disc" in name else paint.rectangle)((left, top, left + side, top + side), fill=colour)
+    form = paint.ellipse if "disc" in name else paint.rectangle
+    form((left, top, left + side, top + side), fill=(red, green, blue))
     path.parent.mkdir(parents=True, exist_ok=True)
     photo.save(path)

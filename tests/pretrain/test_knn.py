@@ -116,10 +116,10 @@ def test_a_class_that_only_queries_have_is_never_right():
 
 
 def test_half_precision_features_are_compared_in_single_precision():
-    references, queries = features(300, seed=0), features(120, seed=1)
+    references, queries = features(300, seed=0), features(1000, seed=1)
     references, queries = ((values.bfloat16(), labels) for values, labels in (references, queries))
-    expected = sklearn_accuracy(references, queries, 20, 0.1)
-    assert measured(references, queries, k=20) == pytest.approx(expected)
+    expected = sklearn_accuracy(references, queries, 5, 0.5)
+    assert measured(references, queries, k=5, temperature=0.5) == pytest.approx(expected)  # to the last of 1000
 
 
 @pytest.mark.parametrize("options", [{"k": 0}, {"k": -1}, {"temperature": 0.0}, {"temperature": -0.1}], ids=str)

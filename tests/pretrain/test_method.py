@@ -201,6 +201,7 @@ def test_the_probe_compares_pooled_features_of_the_trunk_in_evaluation_mode(shap
     votes = KNeighborsClassifier(3, metric="cosine", algorithm="brute", weights=lambda d: np.exp(-d / 0.5))
     expected = votes.fit(references.double(), labels).score(queries.double(), truth)
     assert result["knn_accuracy"] == pytest.approx(expected)
+    assert (method.knn.k, method.knn.temperature) == (3, 0.5)
     assert method.knn.queries == [], "nothing may stay in memory between probes"
 
 
@@ -222,12 +223,12 @@ def without_batch_norm():
 
 
 def test_two_processes_train_like_one_with_a_batch_twice_as_large(shapes):
-    together = Descent(without_batch_norm(), temperature=0.2, knn_k=3)
+    together = Descent(without_batch_norm(), temperature=0.2, knn_k=48)
     before = torch.nn.utils.parameters_to_vector(together.model.parameters()).detach().clone()
     joint = trainer()
     joint.fit(together, photos(shapes, batch_size=16))
 
-    shared = Descent(without_batch_norm(), temperature=0.2, knn_k=3)
+    shared = Descent(without_batch_norm(), temperature=0.2, knn_k=48)
     parallel = trainer(strategy="ddp_spawn", devices=2)
     parallel.fit(shared, photos(shapes, batch_size=8))
 

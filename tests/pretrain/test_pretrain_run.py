@@ -35,11 +35,17 @@ TINY = (
 )
 
 
+WATCH = ("task.watch.every=1", "task.watch.photos.limit=1")
+
+
 def run(shapes, output, *overrides):
     """Train on the shapes; the weight file."""
     register_schema()
     with initialize_config_dir(str(conf_folder()), version_base="1.3"):
-        config = compose("config", [*TINY, f"data.root={shapes}", f"paths.output_root={output}", *overrides])
+        unwatched = [] if set(WATCH) & set(overrides) else ["task.watch=null"]
+        config = compose(
+            "config", [*TINY, *unwatched, f"data.root={shapes}", f"paths.output_root={output}", *overrides]
+        )
     assert pretrain(config) == 0
     return output / "pretrain/simclr.safetensors"
 
@@ -154,6 +160,26 @@ def test_workers_change_no_weight(shapes, tmp_path):
         run(shapes, tmp_path / f"{workers}", "task.epochs=2", f"loader.num_workers={workers}") for workers in (0, 2)
     )
     assert alone.read_bytes() == helped.read_bytes()
+
+
+def test_watching_a_network_learn_changes_no_weight(shapes, tmp_path):
+    options = ["task.epochs=2", "task.probe_every=1"]
+    unseen = run(shapes, tmp_path / "unseen", *options)
+    watched = run(shapes, tmp_path / "watched", *options, *WATCH)
+    assert watched.read_bytes() == unseen.read_bytes()
+    written = {path.suffix for path in (tmp_path / "watched").rglob("*")}
+    assert {".png", ".gif"} <= written
+
+
+def test_the_weights_of_an_epoch_can_be_loaded(shapes, tmp_path):
+    file = run(shapes, tmp_path, "task.epochs=2", *WATCH)
+    final = load_model("demo_simclr", checkpoint=file).state_dict()
+    first, last = (
+        load_model("demo_simclr", checkpoint=path).state_dict()
+        for path in sorted(tmp_path.rglob("epoch-*.safetensors"))
+    )
+    assert all(torch.equal(last[name], final[name]) for name in final)
+    assert not torch.equal(first["trunk.stem.weight"], final["trunk.stem.weight"])
 
 
 # Interruption

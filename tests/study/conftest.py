@@ -20,10 +20,8 @@ NAMES = ("ant", "bee", "cat", "dog", "eel")
 @pytest.fixture(autouse=True)
 def _surroundings_restored() -> Iterator[None]:
     """A run sets variables, signal handlers and switches of the whole process; the next test should not see them."""
-    environment, interrupt, threads = dict(os.environ), signal.getsignal(signal.SIGINT), torch.get_num_threads()
-    torch.set_num_threads(1)  # on such small tensors threads cost more than they bring
+    environment, interrupt = dict(os.environ), signal.getsignal(signal.SIGINT)
     yield
-    torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(False)
     signal.signal(signal.SIGINT, interrupt)
     os.environ.clear()

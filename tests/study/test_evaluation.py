@@ -45,12 +45,9 @@ SET = ("explainers=[gradcam,conditional_occlusion]", *in_a_set(*OCCLUSION))
 def reference(photos, tmp_path_factory):
     """Both cells of five pairs, each computed alone in batches of two, by the name of the explainer."""
     root = tmp_path_factory.mktemp("reference")
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     for explainer in (GRADCAM, OCCLUSION):
         config = composed(f"data.root={photos}", f"paths.output_root={root}", "loader.batch_size=2", *explainer)
         assert explain(config) == 0
-    torch.set_num_threads(threads)
     return cells(root)
 
 

@@ -2,6 +2,7 @@
 
 from twinsight.engine.bank import NonFiniteEmbedding, PairBank
 from twinsight.engine.baselines import BASELINES, Baseline, baseline_image, check_baseline
+from twinsight.engine.checks import check_views
 from twinsight.engine.perturbations import (
     Perturbation,
     erased_by_rank,
@@ -19,6 +20,7 @@ __all__ = [
     "Perturbation",
     "baseline_image",
     "check_baseline",
+    "check_views",
     "content_digest",
     "erased_by_rank",
     "erased_windows",

@@ -1,6 +1,6 @@
 """The contract of every explainer: two views in, two maps and the score out."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -9,7 +9,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from twinsight.engine import PairBank, baseline_image, generator, seeds_from_pixels
+from twinsight.engine import PairBank, baseline_image, check_views, generator, seeds_from_pixels
 from twinsight.errors import UserError
 from twinsight.explainers.geometry import MapGeometry
 from twinsight.models import TwoViewModel, evaluating
@@ -77,7 +77,7 @@ class Explainer(pl.LightningModule):
             UserError: shapes do not fit, or the bank belongs to another model.
             NonFiniteEmbedding: the model answers NaN or infinity.
         """
-        _check_views(view1, view2, seeds)
+        check_views(view1, view2, seeds)
         if bank is not None and bank.model is not self.model:
             raise UserError("`bank` was made for another model")
         bank = PairBank(self.model) if bank is None else bank
@@ -177,6 +177,16 @@ class PairExplanation:
     views: tuple[Tensor, Tensor] | None = None
     title: str = ""
 
+    def to(self, device: torch.device | str) -> "PairExplanation":
+        """The explanation with its tensors on ``device``."""
+        return replace(
+            self,
+            map1=self.map1.to(device),
+            map2=None if self.map2 is None else self.map2.to(device),
+            score=self.score.to(device),
+            views=None if self.views is None else (self.views[0].to(device), self.views[1].to(device)),
+        )
+
     def resized(self, size: tuple[int, int]) -> tuple[Tensor, Tensor | None]:
         """Both maps at ``size`` (H, W): bilinear, align_corners=False, honouring the geometry."""
         map2 = None if self.map2 is None else self.geometry.resize(self.map2, size)
@@ -206,20 +216,3 @@ class PairExplanation:
         map2 = None if maps[1] is None else maps[1][index].cpu().numpy()
         draw_explanation(axes[0], axes[1], image1, image2, maps[0][index].cpu().numpy(), map2)
         return axes
-
-
-def _check_views(view1: Tensor, view2: Tensor, seeds: Tensor | None) -> None:
-    for name, view in (("view1", view1), ("view2", view2)):
-        if not isinstance(view, Tensor):
-            raise TypeError(f"`{name}` must be a tensor, got {type(view).__name__}")
-        if view.ndim != 4 or len(view) == 0 or not view.is_floating_point():
-            given = f"{str(view.dtype).removeprefix('torch.')} {tuple(view.shape)}"
-            raise UserError(f"`{name}` must be a float tensor (B, C, H, W) with B >= 1, got {given}")
-    if view1.shape != view2.shape:
-        raise UserError(f"`view1` and `view2` must have one shape, got {tuple(view1.shape)} and {tuple(view2.shape)}")
-    if seeds is None:
-        return
-    if not isinstance(seeds, Tensor) or seeds.is_floating_point():
-        raise TypeError(f"`seeds` must be a tensor of integers, got {getattr(seeds, 'dtype', type(seeds).__name__)}")
-    if tuple(seeds.shape) != (len(view1),):
-        raise UserError(f"`seeds` must be ({len(view1)},), one per pair, got {tuple(seeds.shape)}")

@@ -210,7 +210,7 @@ def _cut(model: TwoViewModel, layer: str, image: Tensor, view: int) -> tuple[Ten
 
     handle = model.get_submodule(layer).register_forward_hook(take)
     try:
-        embedding = model(image.unsqueeze(0), view)
+        embedding = model(image.unsqueeze(0).clone(), view)  # a copy: the network may work in place
     finally:
         handle.remove()
     if len(leaves) != 1:

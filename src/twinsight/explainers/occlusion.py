@@ -62,16 +62,12 @@ class ConditionalOcclusion(Explainer):
         flush: bool | None = None,
         protocol: str = "sound",
     ) -> None:
-        side = model.input_size
         super().__init__(
-            model,
-            protocol,
-            window=_pair_of("window", max(1, round(side * 2 / 7)) if window is None else window),
-            stride=_pair_of("stride", max(1, round(side / 28)) if stride is None else stride),
-            baseline=baseline,
-            geometry=geometry,
-            flush=flush,
+            model, protocol, window=window, stride=stride, baseline=baseline, geometry=geometry, flush=flush
         )
+        side = model.input_size
+        self.options["window"] = _pair_of("window", max(1, round(side * 2 / 7)) if window is None else window)
+        self.options["stride"] = _pair_of("stride", max(1, round(side / 28)) if stride is None else stride)
         check_baseline(self.options["baseline"])
         MapGeometry(self.options["geometry"])
 

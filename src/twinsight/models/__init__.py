@@ -1,21 +1,29 @@
 """What is explained: the two-view model, architectures, trained weights."""
 
 from twinsight.models.modes import evaluating
+from twinsight.models.published import build_model, published_models
 from twinsight.models.registry import available_models, load_model, rounded, save_model, small_two_view, weights_digest
+from twinsight.models.simclrv2 import SimCLRv2ResNet, simclrv2_head
+from twinsight.models.simsiam import SimSiam
 from twinsight.models.small_resnet import SmallResNet, projection_head
 from twinsight.models.two_view import AveragePool, MaxPool, TwoViewModel
 
 __all__ = [
     "AveragePool",
     "MaxPool",
+    "SimCLRv2ResNet",
+    "SimSiam",
     "SmallResNet",
     "TwoViewModel",
     "available_models",
+    "build_model",
     "evaluating",
     "load_model",
     "projection_head",
+    "published_models",
     "rounded",
     "save_model",
+    "simclrv2_head",
     "small_two_view",
     "weights_digest",
 ]

@@ -5,6 +5,8 @@ import hashlib
 import pickle
 import re
 import struct
+import warnings
+import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,15 +52,25 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             start = file.read(9)
     except OSError as error:
         raise UserError(f"`checkpoint={path}` cannot be read: {error.strerror}") from None
-    if start[8:] == b"{":
+    if start[8:] == b"{" or path.suffix == ".safetensors":
         return _read_safetensors(path)
     zipped = start.startswith(_ZIP)
     try:
-        with torch.serialization.safe_globals(list(ALLOWED_OBJECTS)):
+        with torch.serialization.safe_globals(list(ALLOWED_OBJECTS)), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Detected pickle protocol")  # what cannot be read is said below
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except _UNREADABLE as error:
         raise UserError(_why_unreadable(path, zipped, error)) from None
     return dict(_tensors(content, ""))
+
+
+def shapes(tensors: Mapping[str, Tensor]) -> Shapes:
+    """The shape of each tensor.
+
+    >>> shapes(nn.Linear(2, 1).state_dict())
+    {'weight': (1, 2), 'bias': (1,)}
+    """
+    return {key: tuple(value.shape) for key, value in tensors.items()}
 
 
 def sha256(path: Path) -> str:
@@ -82,17 +94,9 @@ class Layout:
     ignored: tuple[str, ...] = ()
     entries: tuple[str, ...] = ()
 
-    def expected(self, parts: Mapping[str, nn.Module]) -> Shapes:
-        """Keys and shapes that a file of this layout has for ``parts``."""
-        return {
-            prefix + key: tuple(value.shape)
-            for part, prefix in self.prefixes.items()
-            for key, value in parts[part].state_dict().items()
-        }
-
-    def compare(self, parts: Mapping[str, nn.Module], found: Shapes) -> "Difference":
-        """What keeps a file with the tensors ``found`` from filling ``parts``."""
-        expected = self.expected(parts)
+    def compare(self, parts: Mapping[str, Shapes], found: Shapes) -> "Difference":
+        """What keeps a file with the tensors ``found`` from filling ``parts``, given by the shapes of their weights."""
+        expected = {prefix + key: shape for part, prefix in self.prefixes.items() for key, shape in parts[part].items()}
         ours = [key for key in found if not self.entries or key.partition(".")[0] in self.entries] or list(found)
         return Difference(
             missing=[key for key in expected if key not in found],
@@ -131,9 +135,10 @@ class Difference:
         """What was expected, what was found, and the first key of each kind of difference.
 
         >>> layout = Layout({"trunk": "model."}, entries=("model",))
-        >>> print(layout.compare({"trunk": nn.Linear(2, 1)}, {"model.weight": (1, 3), "model.offset": (1,)}))
-        expected 2 tensors in model, found 2 in model; 1 missing, first `model.bias`; 1 unexpected, first \
-`model.offset`; 1 of another shape, first `model.weight`: expected (1, 2), found (1, 3)
+        >>> linear = shapes(nn.Linear(2, 1).state_dict())
+        >>> print(layout.compare({"trunk": linear}, {"model.weight": (1, 3), "model.offset": (1,)}))
+        expected 2 tensors in model, found 2 tensors in model; 1 missing, first `model.bias`; 1 unexpected, \
+first `model.offset`; 1 of another shape, first `model.weight`: expected (1, 2), found (1, 3)
         """
         said = [f"expected {_overview(self.expected)}, found {_overview(self.found)}"]
         if self.missing:
@@ -170,7 +175,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
         with safe_open(path, framework="pt") as opened:
             return {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118 (not a mapping)
     except SafetensorError as error:
-        raise UserError(f"`checkpoint={path}` is truncated or damaged ({error}): fetch it again") from None
+        raise UserError(f"`checkpoint={path}` is not safetensors, or truncated ({error}): fetch it again") from None
 
 
 def _why_unreadable(path: Path, zipped: bool, error: Exception) -> str:
@@ -185,7 +190,8 @@ def _why_unreadable(path: Path, zipped: bool, error: Exception) -> str:
         )
     if "TorchScript" in reason:
         return f"`checkpoint={path}` is a TorchScript program: give the file of weights, torch.save(state_dict, FILE)"
-    if zipped or isinstance(error, EOFError) or "unexpected EOF" in reason:
+    cut = not zipfile.is_zipfile(path) if zipped else isinstance(error, EOFError) or "unexpected EOF" in reason
+    if cut:
         size = path.stat().st_size
         return f"`checkpoint={path}` is truncated or damaged ({size:,} bytes): fetch it again and compare its size"
     return f"`checkpoint={path}` is not a file of torch.save: give the checkpoint itself, not a web page or an archive"

@@ -13,6 +13,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from twinsight.errors import UserError, unknown
+from twinsight.models.checkpoints import read_tensors, sha256, shapes
+from twinsight.models.published import PUBLISHED, check_options, load_published, models_that_fit, published_name
 from twinsight.models.small_resnet import SmallResNet, projection_head
 from twinsight.models.two_view import TwoViewModel
 from twinsight.similarity import Similarity
@@ -59,27 +61,46 @@ def load_model(
     checkpoint: str | Path | None = None,
     similarity: str | Similarity = "cosine",
     input_size: int | None = None,
+    protocol: str = "sound",
+    predictor: str | None = None,
 ) -> TwoViewModel:
     """Build the model called ``name`` with trained weights, in evaluation mode.
 
     Args:
-        name: one of :func:`available_models`.
-        checkpoint: a file of :func:`save_model` to load instead of the weights that ship with the package.
+        name: one of :func:`available_models`, whose weights ship with the package, or of :func:`published_models`:
+            ``simclrv2_r{50,101,152}_{1,2,3}x``, the same with selective kernels (``..._sk1``), ``barlow_twins``,
+            ``simsiam``.
+        checkpoint: for the former, a file of :func:`save_model` to load instead. For the latter the published file,
+            which is not downloaded; one that holds the backbone alone gives a model whose head is the identity.
         similarity: score of two embeddings, see :func:`twinsight.similarity.get_similarity`.
-        input_size: side of the views in pixels; None takes what the checkpoint says.
+        input_size: side of the views in pixels; None takes what the checkpoint says, 224 for published models.
+        protocol: where an option has a published and a sound value, ``"paper"`` or ``"sound"``: so far ``predictor``.
+        predictor: of SimSiam, the views it is applied to: ``"view1"`` (sound, as trained) or ``"both"`` (paper).
 
     Returns:
         the model, with ``checkpoint_sha256`` (identity of its weights) and ``figures`` (how it was trained, k-NN
-        accuracy) as attributes.
+        accuracy; empty for published models) as attributes. Published models eat ImageNet-normalised pixels, but for
+        SimCLRv2, which eats pixels in [0, 1] as they are.
 
     Raises:
-        UserError: unknown name, missing file, or a file that is not one of ours.
+        UserError: unknown name or option; no checkpoint where one is needed; a file that is missing, truncated, holds
+            other objects than weights, or weights of another layout. The message says which layout was expected, which
+            was found, and which model the file fits.
 
     >>> load_model("demo_simclr").input_size
     64
+    >>> load_model("barlow_twins")
+    Traceback (most recent call last):
+    ...
+    twinsight.errors.UserError: `checkpoint` of model 'barlow_twins' is missing and nothing is downloaded: give the \
+full checkpoint of training, checkpoint.pth, {"model": ...}, as `checkpoint=FILE`
     """
+    published = published_name(name)
+    if published is not None:
+        return load_published(published, checkpoint, similarity, input_size, protocol, predictor)
     if name not in BUNDLED:
-        raise unknown("model", name, BUNDLED)
+        raise unknown("model", name, [*BUNDLED, *PUBLISHED])
+    check_options(name, protocol, predictor)
     path = Path(checkpoint).expanduser() if checkpoint else Path(str(files("twinsight") / "weights" / BUNDLED[name]))
     state, metadata = _read(path)
     architecture = metadata["architecture"]
@@ -94,13 +115,13 @@ def load_model(
         model.load_state_dict(state)
     except (RuntimeError, TypeError) as error:
         raise UserError(f"`checkpoint={path}` does not hold the weights it describes: {error}") from None
-    model.checkpoint_sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    model.checkpoint_sha256 = sha256(path)
     model.figures = metadata.get("figures", {})
     return model.eval()
 
 
 def available_models() -> list[str]:
-    """Names that :func:`load_model` takes.
+    """Names of models whose weights ship with the package: :func:`load_model` needs no checkpoint for them.
 
     >>> available_models()
     ['demo_simclr']
@@ -178,5 +199,13 @@ def _read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
         raise UserError(
             f"`checkpoint={path}` is not a twinsight weight file ({error}): "
-            "give a .safetensors file that `task=pretrain` wrote"
+            f"give a .safetensors file that `task=pretrain` wrote{_or_another_model(path)}"
         ) from None
+
+
+def _or_another_model(path: Path) -> str:
+    try:
+        fitting = models_that_fit(shapes(read_tensors(path)))
+    except UserError:  # its complaint would hide the one about the format that is expected here
+        return ""
+    return f". The file fits model {' or '.join(fitting)}" if fitting else ""

@@ -25,7 +25,7 @@ def resnet50_trunk() -> nn.Sequential:
 
 
 def barlow_twins_projector(width: int = 8192) -> nn.Sequential:
-    """``(B, 2048) -> (B, width)``: three linear layers without bias (Zbontar et al. 2021, section 2.2); the last bare."""
+    """``(B, 2048) -> (B, width)``: linear layers without bias, the last one bare (Zbontar et al. 2021, section 2.2)."""
     return nn.Sequential(
         *(nn.Linear(2048, width, bias=False), nn.BatchNorm1d(width), nn.ReLU()),
         *(nn.Linear(width, width, bias=False), nn.BatchNorm1d(width), nn.ReLU()),

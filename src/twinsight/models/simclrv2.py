@@ -131,12 +131,11 @@ def simclrv2_head(features: int, embedding: int = 128) -> nn.Module:
 
     Shapes: ``(B, features) -> (B, embedding)``.
     """
-    widths = (features, features, features, embedding)
-    layers: list[nn.Module] = []
-    for index, (wide, out) in enumerate(zip(widths, widths[1:], strict=False)):
-        layers += [nn.Linear(wide, out, bias=False), nn.BatchNorm1d(out)]
-        layers += [nn.ReLU()] if index < 2 else []
-    return nn.Sequential(*layers)
+    return nn.Sequential(
+        *(nn.Linear(features, features, bias=False), nn.BatchNorm1d(features), nn.ReLU()),
+        *(nn.Linear(features, features, bias=False), nn.BatchNorm1d(features), nn.ReLU()),
+        *(nn.Linear(features, embedding, bias=False), nn.BatchNorm1d(embedding)),
+    )
 
 
 def _stem(channels: int, selective_kernels: bool) -> nn.Module:

@@ -107,8 +107,10 @@ class PretrainMethod(pl.LightningModule):
         return self.trainer.current_epoch + int(self.trainer.state.fn == TrainerFn.FITTING)
 
     def _remember(self, name: str, metric: str) -> None:
-        value = round(float(self.trainer.callback_metrics[metric]), 4)
-        self.history.append({"epoch": self._epochs_done(), name: value})
+        # A run that is resumed at the very end of an epoch passes here without having seen a batch.
+        if metric in self.trainer.callback_metrics:
+            value = round(float(self.trainer.callback_metrics[metric]), 4)
+            self.history.append({"epoch": self._epochs_done(), name: value})
 
 
 def warmup_cosine(step: int, warmup: float, steps: int) -> float:

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from twinsight.engine import PairBank, baseline_image, check_baseline, seeds_from_pixels
+from twinsight.engine import PairBank, baseline_image, check_baseline, check_views, seeds_from_pixels
 from twinsight.engine.baselines import Baseline
 from twinsight.metrics.functional.checks import at_image_size, bank_for, degenerate, min_max
 from twinsight.models import TwoViewModel, evaluating
@@ -85,6 +85,7 @@ def average_drop(
     """
     options = resolve(protocol, PROTOCOL_OPTIONS, {"baseline": baseline, "floor": floor})
     check_baseline(options["baseline"])
+    check_views(view1, view2, seeds)
     map1 = at_image_size(map1, view1, "map1")
     map2 = None if map2 is None else at_image_size(map2, view2, "map2")
     seeds = seeds_from_pixels(view1) if seeds is None else seeds

@@ -12,6 +12,7 @@ from twinsight.engine import (
     Perturbation,
     baseline_image,
     check_baseline,
+    check_views,
     erased_by_rank,
     pixel_ranks,
     revealed_by_rank,
@@ -99,6 +100,7 @@ def insertion_deletion(
     options = resolve(protocol, PROTOCOL_OPTIONS, {"deletion_baseline": deletion_baseline})
     for baseline in (insertion_baseline, options["deletion_baseline"]):
         check_baseline(baseline)
+    check_views(view1, view2, seeds)
     pixels = view1.shape[-2] * view1.shape[-1]
     step = _step(pixels, points, step)
     map1 = at_image_size(map1, view1, "map1")

@@ -1,0 +1,341 @@
+"""What every explainer promises, whatever its method."""
+
+import warnings
+from pathlib import Path
+
+import matplotlib
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch import nn
+
+import twinsight.explainers as explainers
+from toy import tiny_model, tiny_pair
+from toy_cells import write_photo
+from twinsight.data import ImageFolder, PairDataModule, SimCLRViews
+from twinsight.engine import PairBank, seeds_from_pixels
+from twinsight.errors import UserError
+from twinsight.explainers import Explainer, PairExplanation
+from twinsight.models import TwoViewModel
+
+CLASSES = {
+    name: found
+    for name, found in vars(explainers).items()
+    if isinstance(found, type) and issubclass(found, Explainer) and found is not Explainer
+}
+# Options that make small cells of small views, and draw where the method can.
+OPTIONS = {"ConditionalOcclusion": {"window": 9, "stride": 5, "baseline": "noise"}}
+WITH_LAYER = [name for name in CLASSES if name.endswith("CAM")]
+BATCH = 3
+
+
+@pytest.fixture(params=CLASSES)
+def build(request):
+    """``build(model)``: an explainer of each class in turn."""
+    return lambda model, **options: CLASSES[request.param](model, **OPTIONS.get(request.param, {}), **options)
+
+
+@pytest.fixture
+def views():
+    return tiny_pair(0, BATCH)
+
+
+def parts(explanation):
+    """Everything that is computed, at native and at image size."""
+    found = {"map1": explanation.map1, "map2": explanation.map2, "score": explanation.score}
+    found["large1"], found["large2"] = explanation.resized((32, 32))
+    return {name: tensor for name, tensor in found.items() if tensor is not None}
+
+
+def assert_identical(found, expected):
+    found, expected = parts(found), parts(expected)
+    assert found.keys() == expected.keys()
+    differing = [name for name, tensor in expected.items() if not torch.equal(found[name], tensor)]
+    assert not differing
+
+
+def state(model):
+    """Modes, gradients and hooks of all parts of a model."""
+    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return (
+        [(name, part.training, *(len(getattr(part, kind)) for kind in hooks)) for name, part in model.named_modules()],
+        [(name, parameter.requires_grad, parameter.grad) for name, parameter in model.named_parameters()],
+    )
+
+
+def test_an_explanation_has_two_maps_and_a_score_per_pair(build, views):
+    explanation = build(tiny_model(0))(*views)
+    assert isinstance(explanation, PairExplanation)
+    assert explanation.map1.ndim == 3
+    assert len(explanation.map1) == BATCH
+    assert explanation.score.shape == (BATCH,)
+    for tensor in parts(explanation).values():
+        assert tensor.dtype == torch.float32
+        assert torch.isfinite(tensor).all()
+        assert not tensor.requires_grad
+        assert not tensor.is_inference()
+    for large in explanation.resized((32, 32)):
+        assert large is None or large.shape == (BATCH, 32, 32)
+    for pixels, view in zip(explanation.views, views, strict=True):
+        torch.testing.assert_close(pixels, view * 0.25 + 0.5, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("asymmetric", [False, True])
+def test_a_batch_is_its_pairs_one_by_one(build, views, asymmetric):
+    explainer = build(tiny_model(0, asymmetric=asymmetric))
+    together = explainer(*views)
+    apart = [explainer(*(view[index : index + 1] for view in views)) for index in range(BATCH)]
+    for name, tensor in parts(together).items():
+        assert torch.equal(tensor, torch.cat([parts(one)[name] for one in apart])), name
+
+
+def test_the_order_of_a_batch_is_the_order_of_its_explanations(build, views):
+    explainer = build(tiny_model(0))
+    straight, turned = explainer(*views), explainer(*(view.flip(0) for view in views))
+    for name, tensor in parts(straight).items():
+        assert torch.equal(tensor, parts(turned)[name].flip(0)), name
+
+
+def test_a_shared_bank_changes_nothing(build, views):
+    model = tiny_model(0)
+    explainer, bank = build(model), PairBank(model)
+    expected = explainer(*views)
+    assert_identical(explainer(*views, bank=bank), expected)
+    before = bank.forwards
+    assert_identical(explainer(*views, bank=bank), expected)
+    assert bank.forwards == before
+    bank.clear()
+    for other in CLASSES.values():
+        if other is not type(explainer):
+            other(model, **OPTIONS.get(other.__name__, {}))(*views, bank=bank)
+    assert_identical(explainer(*views, bank=bank), expected)
+
+
+@pytest.mark.parametrize("mode", [torch.inference_mode, torch.no_grad, torch.enable_grad])
+def test_the_mode_of_the_caller_changes_nothing(build, views, mode):
+    explainer = build(tiny_model(0))
+    expected = explainer(*views)
+    with mode():
+        found = explainer(*(view.clone() for view in views))
+        bank = PairBank(explainer.model)
+        shared = explainer(*(view.clone() for view in views), bank=bank)
+    assert_identical(found, expected)
+    assert_identical(shared, expected)
+    assert_identical(explainer(*views, bank=bank), expected)
+
+
+def test_a_model_in_training_is_explained_as_in_evaluation_and_left_as_it_was(build, views):
+    expected = build(tiny_model(0))(*views)
+    model = tiny_model(0).train().requires_grad_(True)
+    model.head[1].eval()
+    model.trunk[0].weight.requires_grad_(False)
+    before = state(model)
+    statistics = [buffer.clone() for buffer in model.buffers()]
+    assert_identical(build(model)(*views), expected)
+    assert state(model) == before
+    assert all(map(torch.equal, model.buffers(), statistics))
+
+
+@pytest.mark.parametrize("part", ["trunk", "head"])
+@pytest.mark.parametrize("layer", [None, "trunk.3"])
+def test_a_model_is_left_as_it_was_when_something_raises_inside(build, views, part, layer):
+    model = tiny_model(0).train().requires_grad_(True)
+    explainer = build(model)
+    if layer is not None:
+        if type(explainer).__name__ not in WITH_LAYER:
+            pytest.skip("has no option `layer`")
+        explainer = build(model, layer=layer)
+
+    def fail(module, inputs):
+        raise ZeroDivisionError("inside the network")
+
+    handle = getattr(model, part)[-1].register_forward_pre_hook(fail)
+    before = state(model)
+    with pytest.raises(ZeroDivisionError, match="inside the network"):
+        explainer(*views)
+    assert state(model) == before
+    assert torch.is_grad_enabled()
+    handle.remove()
+    assert_identical(explainer(*views), build(tiny_model(0), **({} if layer is None else {"layer": layer}))(*views))
+
+
+def test_views_that_require_gradients_get_none(build, views):
+    explainer = build(tiny_model(0))
+    expected = explainer(*views)
+    wanting = [view.clone().requires_grad_() for view in views]
+    assert_identical(explainer(*wanting), expected)
+    assert all(view.grad is None and view.requires_grad for view in wanting)
+    assert all(map(torch.equal, wanting, views))
+
+
+def test_seeds_default_to_the_pixels_of_view_1(build, views):
+    explainer = build(tiny_model(0))
+    assert_identical(explainer(*views), explainer(*views, seeds=seeds_from_pixels(views[0])))
+
+
+def test_noise_is_drawn_from_the_seed_of_the_pair(views):
+    model = tiny_model(0)
+    explainer = explainers.ConditionalOcclusion(model, **OPTIONS["ConditionalOcclusion"])
+    first, again, other = (explainer(*views, seeds=torch.tensor(seeds)) for seeds in ([1, 2, 3], [1, 2, 3], [1, 2, 4]))
+    assert_identical(again, first)
+    assert torch.equal(other.map1[:2], first.map1[:2])
+    assert not torch.equal(other.map1[2], first.map1[2])
+
+
+@pytest.mark.parametrize("protocol", ["sound", "paper"])
+def test_every_option_is_resolved_under_both_protocols(build, views, protocol):
+    explainer = build(tiny_model(0), protocol=protocol)
+    assert explainer.protocol == protocol
+    for name, values in explainer.protocol_options.items():
+        given = OPTIONS.get(type(explainer).__name__, {})
+        assert explainer.options[name] == given.get(name, values[protocol])
+    explainer(*views)
+
+
+def test_an_unknown_protocol_is_refused_with_the_nearest(build):
+    with pytest.raises(UserError, match="unknown protocol 'papers': did you mean 'paper'"):
+        build(tiny_model(0), protocol="papers")
+
+
+def test_a_model_that_is_no_two_view_model_is_refused(build):
+    with pytest.raises(UserError, match="`model` must be a TwoViewModel, got Linear"):
+        build(nn.Linear(2, 2))
+
+
+# What is given instead of two good views, and what is said about it.
+WRONG = {
+    "one view": (lambda a, b: (a[0], b[0]), UserError, r"`view1` must be a float tensor .* got float32 \(3, 32, 32\)"),
+    "no pair": (lambda a, b: (a[:0], b[:0]), UserError, r"B >= 1, got float32 \(0, 3, 32, 32\)"),
+    "bytes": (lambda a, b: (a, b.byte()), UserError, r"`view2` must be a float tensor .* got uint8 \(3, 3, 32, 32\)"),
+    "an array": (lambda a, b: (a.numpy(), b), TypeError, "`view1` must be a tensor, got ndarray"),
+    "uneven": (lambda a, b: (a, b[:2]), UserError, r"one shape, got \(3, 3, 32, 32\) and \(2, 3, 32, 32\)"),
+    "other size": (lambda a, b: (a, b[..., :31]), UserError, r"one shape, got .* and \(3, 3, 32, 31\)"),
+    "few seeds": (lambda a, b: (a, b, torch.tensor([1])), UserError, r"`seeds` must be \(3,\), .* got \(1,\)"),
+    "float seeds": (
+        lambda a, b: (a, b, torch.ones(3)),
+        TypeError,
+        "`seeds` must be a tensor of integers, got torch",
+    ),
+    "list of seeds": (lambda a, b: (a, b, [1, 2, 3]), TypeError, "`seeds` must be a tensor of integers, got list"),
+    "foreign bank": (lambda a, b: (a, b, None, PairBank(tiny_model(1))), UserError, "`bank` was made for another"),
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_wrong_input_is_refused_by_name_before_any_work(build, views, what):
+    arguments, error, message = WRONG[what]
+    model = tiny_model(0)
+    explainer = build(model)
+    model.trunk.register_forward_pre_hook(lambda module, inputs: pytest.fail("the network was asked"))
+    with pytest.raises(error, match=message):
+        explainer(*arguments(*views))
+
+
+def test_views_that_are_not_finite_are_refused(build, views):
+    views[1][2, 0, 0, 0] = torch.nan
+    with pytest.raises(UserError, match="the embedding of view 2 holds NaN or infinity"):
+        build(tiny_model(0))(*views)
+
+
+@pytest.mark.parametrize("name", WITH_LAYER)
+@pytest.mark.parametrize("layer", ["trunk.0", "trunk.4", "trunk.7", "trunk"])
+def test_a_layer_is_named_by_its_path(name, layer, views):
+    """Whatever follows, also a ReLU that works in place, the activation explained is the layer's own output."""
+    model = tiny_model(0)
+    expected = CLASSES[name](model, layer=layer)(*views)
+    shape = {"trunk.0": (16, 16), "trunk.4": (8, 8), "trunk.7": (4, 4), "trunk": (4, 4)}[layer]
+    assert expected.map1.shape == (BATCH, *shape)
+    in_place = tiny_model(0)
+    for part in in_place.modules():
+        if isinstance(part, nn.ReLU):
+            part.inplace = True
+    assert_identical(CLASSES[name](in_place, layer=layer)(*views), expected)
+    assert_identical(CLASSES[name](in_place)(*views), CLASSES[name](model)(*views))
+
+
+@pytest.mark.parametrize("name", WITH_LAYER)
+def test_the_trunk_as_layer_is_the_default(name, views):
+    model = tiny_model(0)
+    for found, expected in zip(
+        parts(CLASSES[name](model, layer="trunk")(*views)).values(),
+        parts(CLASSES[name](model)(*views)).values(),
+        strict=True,
+    ):
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", WITH_LAYER)
+def test_an_unknown_layer_is_refused_with_the_valid_ones(name):
+    with pytest.raises(UserError, match=r"unknown `layer` 'trunk\.9': did you mean 'trunk.*Valid: .*head\.3.*trunk\.8"):
+        CLASSES[name](tiny_model(0), layer="trunk.9")
+
+
+class Twice(nn.Module):
+    """Runs one convolution twice and another never."""
+
+    def __init__(self):
+        super().__init__()
+        self.twice, self.never = nn.Conv2d(3, 3, 3, padding=1), nn.Conv2d(3, 3, 3, padding=1)
+
+    def forward(self, x):
+        return self.twice(self.twice(x))
+
+
+@pytest.mark.parametrize("name", WITH_LAYER)
+def test_a_layer_without_one_feature_map_is_refused(name, views):
+    with pytest.raises(UserError, match=r"`layer=head.0` must give feature maps \(B, D, h, w\), got \(1, 12\)"):
+        CLASSES[name](tiny_model(0), layer="head.0")(*views)
+    model = TwoViewModel(Twice(), input_size=32)
+    for layer, times in (("trunk.twice", 2), ("trunk.never", 0)):
+        before = state(model)
+        with pytest.raises(UserError, match=f"`layer={layer}` runs {times} times in one pass"):
+            CLASSES[name](model, layer=layer)(*views)
+        assert state(model) == before
+
+
+def test_explanations_are_drawn_without_a_display(build, views, monkeypatch):
+    monkeypatch.delenv("DISPLAY", raising=False)
+    backend = matplotlib.get_backend(auto_select=False)
+    explanation = build(tiny_model(0))(*views)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        first, second = explanation.plot(1)
+    assert f"similarity {explanation.score[1]:.3f}" in first.figure.get_suptitle()
+    first.figure.canvas.draw()
+    shown = [axes.images[-1].get_array() for axes in (first, second)]
+    assert all(array is not None and array.shape[0] > 0 for array in shown)
+    assert matplotlib.get_backend(auto_select=False) == backend
+    figure = matplotlib.figure.Figure()
+    axes = tuple(figure.subplots(1, 2))
+    assert explanation.plot(2, axes=axes) == axes
+
+
+def test_an_explanation_without_views_says_what_it_needs():
+    with pytest.raises(UserError, match="does not hold its views"):
+        PairExplanation(torch.zeros(1, 2, 2), None, torch.zeros(1)).plot()
+
+
+def test_names_and_titles_tell_explainers_apart():
+    assert len({found.name for found in CLASSES.values()}) == len(CLASSES)
+    assert len({found.title for found in CLASSES.values()}) == len(CLASSES)
+    assert all(found.name.isidentifier() for found in CLASSES.values())
+
+
+def test_a_trainer_explains_a_data_module(build, tmp_path: Path):
+    for index in range(3):
+        write_photo(tmp_path / f"{index}.png", index)
+    model = tiny_model(0)
+    data = PairDataModule(ImageFolder(tmp_path), SimCLRViews(32), model.normalization, batch_size=2)
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=tmp_path,
+    )
+    explainer = build(model)
+    found = trainer.predict(explainer, datamodule=data)
+    assert [len(explanation.score) for explanation in found] == [2, 1]
+    for explanation, batch in zip(found, data.predict_dataloader(), strict=True):
+        assert_identical(explanation, explainer(batch.view1, batch.view2, batch.seeds))

@@ -1,0 +1,149 @@
+"""Averages over pairs as torchmetrics classes: state, and no mathematics."""
+
+import copy
+import pickle
+from types import SimpleNamespace
+
+import matplotlib
+import pytest
+import torch
+
+from toy import tiny_maps, tiny_model, tiny_pair
+from twinsight.errors import UserError
+from twinsight.metrics import METRICS, PairMetric
+from twinsight.metrics.functional import average_drop, insertion_deletion
+
+LOWER_IS_BETTER = {"sd", "cd", "sad", "cad"}
+
+
+@pytest.fixture(params=METRICS)
+def field(request):
+    return request.param
+
+
+@pytest.fixture
+def metric(field):
+    return METRICS[field]()
+
+
+def result(field, *values):
+    return SimpleNamespace(**{field: torch.tensor(values)})
+
+
+def test_the_table_of_metrics_names_the_fields_of_the_functionals():
+    pair, maps = tiny_pair(0, 2), tiny_maps(0, 2)
+    curves = insertion_deletion(tiny_model(0), *pair, *maps, points=8)
+    drops = average_drop(tiny_model(0), *pair, *maps)
+    assert list(METRICS) == ["si", "sd", "ci", "cd", "sad", "sic", "cad", "cic"]
+    for name, kind in METRICS.items():
+        source = curves if hasattr(curves, name) else drops
+        metric = kind()
+        metric.update(source)
+        assert metric.compute().item() == pytest.approx(getattr(source, name).double().mean().item(), abs=1e-12)
+
+
+def test_the_mean_is_over_all_pairs_of_all_updates(metric, field):
+    metric.update(result(field, 1.0, 2.0, 3.0))
+    metric.update(result(field, 10.0))
+    assert metric.compute().item() == 4.0
+    assert metric.compute().dtype == torch.float64
+
+
+def test_the_mean_does_not_depend_on_how_pairs_are_split(metric, field):
+    values = torch.rand(1000, generator=torch.Generator().manual_seed(0)).tolist()
+    metric.update(result(field, *values))
+    single = METRICS[field]()
+    for value in values:
+        single.update(result(field, value))
+    assert single.compute().item() == pytest.approx(metric.compute().item(), abs=1e-14)
+
+
+def test_pairs_without_a_finite_value_are_left_out_and_counted(metric, field):
+    metric.update(result(field, 0.5, float("nan"), float("inf"), 0.25))
+    assert metric.compute().item() == 0.375
+    assert (metric.count.item(), metric.missing.item()) == (2, 2)
+
+
+def test_without_any_value_the_mean_is_nan(metric, field):
+    metric.update(result(field, float("nan")))
+    assert metric.compute().isnan()
+
+
+def test_calling_a_metric_gives_the_value_of_the_batch_and_keeps_the_sum(metric, field):
+    assert metric(result(field, 1.0)).item() == 1.0
+    assert metric(result(field, 3.0)).item() == 3.0
+    assert metric.compute().item() == 2.0
+
+
+def test_a_reset_metric_starts_anew(metric, field):
+    metric.update(result(field, 1.0, float("nan")))
+    metric.reset()
+    metric.update(result(field, 5.0))
+    assert (metric.compute().item(), metric.missing.item()) == (5.0, 0)
+
+
+def test_copies_and_pickles_keep_the_state_and_go_their_own_ways(metric, field):
+    metric.update(result(field, 1.0, float("nan")))
+    for other in (metric.clone(), copy.deepcopy(metric), pickle.loads(pickle.dumps(metric))):
+        assert type(other) is type(metric)
+        other.update(result(field, 3.0))
+        assert (other.compute().item(), other.missing.item()) == (2.0, 1)
+    assert metric.compute().item() == 1.0
+
+
+def test_states_of_two_processes_merge_to_that_of_one(field):
+    first, second, whole = (METRICS[field]() for _ in range(3))
+    first.update(result(field, 1.0, float("nan")))
+    second.update(result(field, 2.0, 6.0))
+    for values in ((1.0, float("nan")), (2.0, 6.0)):
+        whole.update(result(field, *values))
+    first.merge_state(second)
+    assert first.compute().item() == whole.compute().item() == 3.0
+    assert (first.count.item(), first.missing.item()) == (3, 1)
+    assert {state: str(reduction.__name__) for state, reduction in first._reductions.items()} == dict.fromkeys(
+        ("total", "count", "missing"), "dim_zero_sum"
+    )
+
+
+def test_memory_does_not_grow_with_the_pairs(metric, field):
+    for _ in range(3):
+        metric.update(result(field, *[1.0] * 100))
+    assert [getattr(metric, state).numel() for state in metric._defaults] == [1, 1, 1]
+
+
+def test_the_class_knows_which_way_is_better(metric, field):
+    assert metric.higher_is_better is (field not in LOWER_IS_BETTER)
+    assert metric.is_differentiable is False
+
+
+@pytest.mark.parametrize("wrong", [None, 0.5, "result", SimpleNamespace(other=torch.ones(1))])
+def test_a_result_without_the_field_is_refused(metric, field, wrong):
+    with pytest.raises(UserError, match=f"{type(metric).__name__} needs a result with the field '{field}'"):
+        metric.update(wrong)
+
+
+def test_a_field_that_is_no_tensor_is_refused(metric, field):
+    with pytest.raises(UserError, match=f"needs a result with the field '{field}'"):
+        metric.update(SimpleNamespace(**{field: 0.5}))
+
+
+def test_values_can_be_plotted(metric, field):
+    matplotlib.use("Agg")
+    metric.update(result(field, 0.25, 0.75))
+    figure, _ = metric.plot()
+    figure.canvas.draw()
+    _, axes = metric.plot([torch.tensor(0.1), torch.tensor(0.2)])
+    assert axes.lines[0].get_ydata().tolist() == pytest.approx([0.1, 0.2])
+    matplotlib.pyplot.close("all")
+
+
+def test_a_metric_of_ones_own_needs_a_field_and_a_direction():
+    class Score(PairMetric):
+        """Mean similarity."""
+
+        field = "score"
+        higher_is_better = True
+
+    metric = Score()
+    metric.update(SimpleNamespace(score=torch.tensor([0.5, 1.0])))
+    assert metric.compute().item() == 0.75
