@@ -4,12 +4,14 @@ import json
 import math
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from toy import GOLDEN
+from twinsight.models import TwoViewModel, load_model
 
 LAYOUTS = json.loads((GOLDEN / "checkpoint_layouts.json").read_text())
 EMBEDDINGS = json.loads((GOLDEN / "checkpoint_embeddings.json").read_text())
@@ -42,6 +44,23 @@ def hollow(name: str) -> dict[str, dict[str, Tensor]]:
         entry: {key: torch.full((), 0.01).expand(shape) for key, shape in keys.items()}
         for entry, keys in LAYOUTS[name].items()
     }
+
+
+def torchvision_backbone() -> dict[str, Tensor]:
+    """A hollow ResNet-50 under torchvision's names, without its classifier."""
+    prefix = "module.backbone."
+    items = hollow("barlow_twins")["model"].items()
+    return {key.removeprefix(prefix): value for key, value in items if key.startswith(prefix)}
+
+
+def saved(content: Any, path: Path, **options: Any) -> Path:
+    torch.save(content, path, **options)
+    return path
+
+
+def loaded(name: str, path: Path, **options: Any) -> TwoViewModel:
+    """As quickly as can be, where it does not matter what the model computes."""
+    return load_model(name, checkpoint=path, **{"input_size": 32, **options})
 
 
 def _filled(key: str, shape: list[int], seed: int) -> Tensor:

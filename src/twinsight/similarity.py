@@ -20,6 +20,7 @@ def cosine(z1: Tensor, z2: Tensor) -> Tensor:
     Returns:
         ``(B,)`` scores.
 
+    >>> import torch
     >>> cosine(torch.tensor([[1.0, 0.0]]), torch.tensor([[1.0, 1.0]]))
     tensor([0.7071])
     """
@@ -29,6 +30,7 @@ def cosine(z1: Tensor, z2: Tensor) -> Tensor:
 def dot(z1: Tensor, z2: Tensor) -> Tensor:
     """Dot product of embeddings, unbounded; shapes as in :func:`cosine`.
 
+    >>> import torch
     >>> dot(torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0, 4.0]]))
     tensor([11.])
     """
@@ -38,6 +40,7 @@ def dot(z1: Tensor, z2: Tensor) -> Tensor:
 def negative_squared_distance(z1: Tensor, z2: Tensor) -> Tensor:
     """Minus the squared Euclidean distance, at most 0; shapes as in :func:`cosine`.
 
+    >>> import torch
     >>> negative_squared_distance(torch.tensor([[1.0, 2.0]]), torch.tensor([[1.0, 4.0]]))
     tensor([-4.])
     """

@@ -174,6 +174,15 @@ def test_padding_repeats_the_last_version_and_never_shows():
     assert torch.equal(seen[0], versions[[0, 1, 2, 2, 2]])
 
 
+def test_the_memory_layout_of_an_image_does_not_matter():
+    model, (image,) = tiny_model(0), images()
+    other = image.permute(1, 2, 0).contiguous().permute(2, 0, 1)
+    one, another = PairBank(model), PairBank(model)
+    assert torch.equal(one.features(image), another.features(other))
+    assert torch.equal(one.embedding(image), another.embedding(other))
+    assert torch.equal(one.perturbed(windows(image, 40)), another.perturbed(windows(other, 40)))
+
+
 def test_chunk_sizes_agree_to_rounding():
     model, views, maps = tiny_model(0), tiny_pair(0, 2), tiny_maps(0, 2)
     found = {}

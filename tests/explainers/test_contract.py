@@ -111,6 +111,15 @@ def test_a_shared_bank_changes_nothing(build, views):
     assert_identical(explainer(*views, bank=bank), expected)
 
 
+def test_the_memory_layout_of_the_views_changes_nothing(build, views):
+    explainer = build(tiny_model(0))
+    expected = explainer(*views)
+    for index in (slice(None), slice(0, 1)):  # of one image alone the layout is easily mistaken
+        found = explainer(*(view[index].permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2) for view in views))
+        for name, tensor in parts(expected).items():
+            assert torch.equal(parts(found)[name], tensor[index]), name
+
+
 @pytest.mark.parametrize("mode", [torch.inference_mode, torch.no_grad, torch.enable_grad])
 def test_the_mode_of_the_caller_changes_nothing(build, views, mode):
     explainer = build(tiny_model(0))

@@ -246,6 +246,16 @@ def test_a_batch_is_its_pairs_one_by_one_bit_for_bit():
             assert torch.equal(getattr(together, name), torch.cat([getattr(one, name) for one in apart])), name
 
 
+def test_the_memory_layout_of_views_and_maps_changes_nothing():
+    model, views, maps = tiny_model(0), tiny_pair(0, 2), tiny_maps(0, 2, size=(5, 7))
+    other_views = [view.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2) for view in views]
+    other_maps = [heatmap.permute(1, 2, 0).contiguous().permute(2, 0, 1) for heatmap in maps]
+    for functional, names, options in ((insertion_deletion, AREAS, {"points": 16}), (average_drop, DROPS, {})):
+        expected = functional(model, *views, *maps, **options)
+        found = functional(model, *other_views, *other_maps, **options)
+        assert [name for name in names if not torch.equal(getattr(found, name), getattr(expected, name))] == []
+
+
 def test_a_shared_bank_changes_nothing_and_encodes_nothing_twice():
     model, views, maps = tiny_model(0), tiny_pair(0, 2), tiny_maps(0, 2)
     bank = PairBank(model)

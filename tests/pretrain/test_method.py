@@ -29,9 +29,9 @@ def batch_of(size, seed=0):
     return [*views, torch.randint(3, (size,), generator=draw)]
 
 
-def photos(root, **options):
+def photos(root, views=VIEWS, **options):
     train, test = (ImageFolder(root, split) for split in ("train", "test"))
-    return PretrainDataModule(train, test, VIEWS, num_workers=0, **options)
+    return PretrainDataModule(train, test, views, num_workers=0, **options)
 
 
 def trainer(epochs=1, **options):
@@ -180,15 +180,35 @@ def test_an_option_out_of_range_is_named_with_its_value(method_class, options):
 def test_training_lowers_the_loss_and_remembers_loss_and_accuracy_of_every_epoch(shapes, method_class):
     torch.manual_seed(0)
     method = method_class(network(), learning_rate=0.01, knn_k=5)
-    run = trainer(epochs=6)
-    run.fit(method, photos(shapes, batch_size=16))
+    gentle = SimCLRViews(16, first="augmented", scale=(0.5, 1.0), jitter=0, greyscale=0, blur=0)
+    run = trainer(epochs=8)
+    run.fit(method, photos(shapes, views=gentle, batch_size=16))
     losses = {row["epoch"]: row["loss"] for row in method.history if "loss" in row}
     accuracies = {row["epoch"]: row["knn_accuracy"] for row in method.history if "knn_accuracy" in row}
-    assert list(losses) == list(accuracies) == [1, 2, 3, 4, 5, 6]
+    assert list(losses) == list(accuracies) == [1, 2, 3, 4, 5, 6, 7, 8]
     assert all(math.isfinite(loss) for loss in losses.values())
-    assert losses[6] < losses[1]
-    assert accuracies[6] == pytest.approx(float(run.callback_metrics["knn_accuracy"]), abs=1e-4)
-    assert accuracies[6] > 0.5  # three colours
+    assert losses[8] < 0.8 * losses[1]
+    assert losses[8] == pytest.approx(float(run.callback_metrics["loss_epoch"]), abs=1e-4)
+    assert accuracies[8] == pytest.approx(float(run.callback_metrics["knn_accuracy"]), abs=1e-4)
+
+
+def test_every_epoch_of_a_training_sees_the_views_drawn_for_it(shapes):
+    class Collector(pl.Callback):
+        def __init__(self):
+            self.views = {}
+
+        def on_train_batch_start(self, trainer, method, batch, batch_idx):
+            self.views[trainer.current_epoch, batch_idx] = batch[0].clone()
+
+    collector, data = Collector(), photos(shapes, batch_size=16)
+    trainer(epochs=3, callbacks=[collector], limit_val_batches=0).fit(SimCLR(network()), data)
+    expected = {}
+    for epoch in range(3):
+        loader = photos(shapes, batch_size=16).train_dataloader()
+        loader.sampler.set_epoch(epoch)
+        expected |= {(epoch, place): data.on_after_batch_transfer(batch, 0)[0] for place, batch in enumerate(loader)}
+    assert list(collector.views) == list(expected)
+    assert all(torch.equal(collector.views[key], view) for key, view in expected.items())
 
 
 def test_the_probe_compares_pooled_features_of_the_trunk_in_evaluation_mode(shapes):
@@ -222,6 +242,7 @@ def without_batch_norm():
     return TwoViewModel(trunk, nn.Linear(8, 8), input_size=16)
 
 
+@pytest.mark.slow
 def test_two_processes_train_like_one_with_a_batch_twice_as_large(shapes):
     together = Descent(without_batch_norm(), temperature=0.2, knn_k=48)
     before = torch.nn.utils.parameters_to_vector(together.model.parameters()).detach().clone()

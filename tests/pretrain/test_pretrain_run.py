@@ -88,6 +88,18 @@ def interrupt(monkeypatch, epoch, batch):
     monkeypatch.setattr(PretrainMethod, "training_step", failing)
 
 
+def steps_taken(monkeypatch):
+    """(epoch, batch) of every training step from now on."""
+    step, taken = SimCLR.training_step, []
+
+    def noting(self, items, batch_idx):
+        taken.append((self.trainer.current_epoch, batch_idx))
+        return step(self, items, batch_idx)
+
+    monkeypatch.setattr(PretrainMethod, "training_step", noting)
+    return taken
+
+
 # What comes out
 
 
@@ -155,6 +167,16 @@ def test_the_same_seed_gives_the_same_weights_and_another_one_others(shapes, tmp
     assert not torch.equal(first["trunk.stem.weight"], other["trunk.stem.weight"])
 
 
+def test_the_seed_of_the_run_is_that_of_its_views(shapes, tmp_path, monkeypatch):
+    def fit(trainer, method, datamodule, **_):
+        assert datamodule.seed == 7
+        raise Interruption
+
+    monkeypatch.setattr("pytorch_lightning.Trainer.fit", fit)
+    with pytest.raises(Interruption):
+        run(shapes, tmp_path, "seed=7")
+
+
 def test_workers_change_no_weight(shapes, tmp_path):
     alone, helped = (
         run(shapes, tmp_path / f"{workers}", "task.epochs=2", f"loader.num_workers={workers}") for workers in (0, 2)
@@ -198,8 +220,10 @@ def test_an_interrupted_run_that_is_resumed_ends_with_the_weights_of_an_uninterr
         with pytest.raises(Interruption):
             run(shapes, tmp_path / "broken", *options)
     assert not (tmp_path / "broken/pretrain/simclr.safetensors").exists()
+    steps = steps_taken(monkeypatch)
     resumed = run(shapes, tmp_path / "broken", *options, "task.resume=last")
     assert resumed.read_bytes() == expected.read_bytes()
+    assert steps == [(later, place) for later in range(epoch, 4) for place in range(3)]
 
 
 def test_last_means_the_latest_run_even_where_an_earlier_one_left_checkpoints(shapes, tmp_path, monkeypatch):
@@ -210,7 +234,9 @@ def test_last_means_the_latest_run_even_where_an_earlier_one_left_checkpoints(sh
         interrupt(patch, 1, 1)
         with pytest.raises(Interruption):
             run(shapes, tmp_path / "used", *options)
+    steps = steps_taken(monkeypatch)
     assert run(shapes, tmp_path / "used", *options, "task.resume=last").read_bytes() == expected
+    assert steps == [(1, 0), (1, 1), (1, 2)]
 
 
 def test_a_checkpoint_can_be_resumed_by_its_path(shapes, tmp_path, monkeypatch):
@@ -221,7 +247,9 @@ def test_a_checkpoint_can_be_resumed_by_its_path(shapes, tmp_path, monkeypatch):
         with pytest.raises(Interruption):
             run(shapes, tmp_path / "broken", *options)
     moved = shutil.move(tmp_path / "broken/pretrain/simclr/last.ckpt", tmp_path / "kept.ckpt")
+    steps = steps_taken(monkeypatch)
     assert run(shapes, tmp_path / "new", *options, f"task.resume={moved}").read_bytes() == expected
+    assert steps == [(1, 0), (1, 1), (1, 2)]
 
 
 def test_resuming_a_finished_run_writes_the_same_weights_again(shapes, tmp_path):

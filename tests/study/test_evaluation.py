@@ -10,17 +10,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import pytorch_lightning as pl
 import torch
 import yaml
 
 from toy_cells import TINY, assert_same_results, cells, composed, only_cell, rows
-from twinsight.data import ShardSampler
+from twinsight.data import PairDataset, ShardSampler
 from twinsight.engine import PairBank
 from twinsight.errors import UserError
 from twinsight.metrics import METRICS
+from twinsight.metrics.functional import average_drop, insertion_deletion
 from twinsight.models import TwoViewModel
-from twinsight.study import Evaluation, explain
+from twinsight.study import Evaluation, explain, plan
 from twinsight.study.publish import summarize
+from twinsight.study.records import unpacked_map
 
 ROOT = Path(__file__).parents[2]
 GRADCAM = ("explainer=gradcam",)
@@ -92,6 +95,28 @@ def test_there_is_one_record_per_pair_in_order(reference):
         assert len({row["score"] for row in records}) == 5
         assert all(row["chunk_size"] == 32 and row["skipped"] is None for row in records)
         assert [row["index"] for row in rows(folder, "arrays")] == [0, 1, 2, 3, 4]
+
+
+def test_a_record_is_what_the_public_functions_say_of_its_pair(tiny, reference):
+    config = tiny(*OCCLUSION)
+    pl.seed_everything(config.seed, verbose=False)
+    planned = plan(config)
+    ((cell,), model) = planned.cells, planned.model
+    pairs = PairDataset(planned.photos, planned.views, model.normalization, config.seed)
+    folder = reference["conditional_occlusion"]
+    for pair, record, arrays in zip(pairs, rows(folder), rows(folder, "arrays"), strict=True):
+        explanation = cell.explainer(pair.view1, pair.view2, seeds=pair.seeds)
+        maps = explanation.resized((32, 32))
+        curves = insertion_deletion(model, pair.view1, pair.view2, *maps, points=8, seeds=pair.seeds)
+        drops = average_drop(model, pair.view1, pair.view2, *maps, seeds=pair.seeds)
+        assert record["score"] == explanation.score.item()
+        assert record["seed"] == pair.seeds.item()
+        for name in METRICS:
+            assert record[name] == getattr(curves if hasattr(curves, name) else drops, name).item()
+        for view, heatmap in ((1, explanation.map1[0]), (2, explanation.map2[0])):
+            kept = unpacked_map(arrays, f"map{view}")
+            np.testing.assert_allclose(kept, heatmap, rtol=2**-11, atol=2**-24 * heatmap.abs().max().item())
+        assert arrays["curve_si"] == curves.curves["si"][0].half().tolist()
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,8 @@ class PairBank:
     """Every view, and every perturbed version of a view, is encoded once per distinct content.
 
     Whole views go through the network one at a time, perturbed versions in chunks of fixed size (the last one padded
-    by repeating its last image): rounding then depends on the pair and the chunk size, never on the batch.
+    by repeating its last image), in one memory layout: rounding then depends on the pair and the chunk size, never on
+    the batch.
 
     Args:
         model: the network; its parameters must be frozen by the caller where that matters.
@@ -57,7 +58,8 @@ class PairBank:
         if key not in self._kept:
             with _plain_tensors():
                 self.forwards += 1
-                self._keep(key, self.model.features(image.unsqueeze(0).clone(), view).squeeze(0))
+                image = image.unsqueeze(0).clone(memory_format=torch.contiguous_format)
+                self._keep(key, self.model.features(image, view).squeeze(0))
         return self._get(key)
 
     def embedding(self, image: Tensor, view: int = 1) -> Tensor:
@@ -100,7 +102,7 @@ class PairBank:
                 chunks = []
                 for start in range(0, len(perturbation), self.chunk_size):
                     indices = torch.arange(start, start + self.chunk_size, device=device).clamp(max=last)
-                    chunks.append(self.model(perturbation.versions(indices), view))
+                    chunks.append(self.model(perturbation.versions(indices).contiguous(), view))
                 return torch.cat(chunks)[: len(perturbation)] if chunks else self._no_embeddings(perturbation, view)
             except torch.OutOfMemoryError:
                 if self.chunk_size == 1:

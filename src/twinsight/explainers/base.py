@@ -84,6 +84,7 @@ class Explainer(pl.LightningModule):
         # Trainers and callers may be in inference mode, whose tensors cannot take part in gradients.
         with torch.inference_mode(False), torch.no_grad(), evaluating(self.model):
             view1, view2 = (view.clone() if view.is_inference() else view.detach() for view in (view1, view2))
+            view1, view2 = view1.contiguous(), view2.contiguous()  # networks round by the layout of what they are given
             seeds = seeds_from_pixels(view1) if seeds is None else seeds
             pairs = [Pair(a, b, int(s), bank) for a, b, s in zip(view1, view2, seeds, strict=True)]
             maps = [self.explain(pair) for pair in pairs]

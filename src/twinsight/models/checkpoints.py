@@ -97,13 +97,14 @@ class Layout:
     def compare(self, parts: Mapping[str, Shapes], found: Shapes) -> "Difference":
         """What keeps a file with the tensors ``found`` from filling ``parts``, given by the shapes of their weights."""
         expected = {prefix + key: shape for part, prefix in self.prefixes.items() for key, shape in parts[part].items()}
-        ours = [key for key in found if not self.entries or key.partition(".")[0] in self.entries] or list(found)
+        model_keys = [key for key in found if key.partition(".")[0] in self.entries] or list(found)
+        counted = {key: found[key] for key in model_keys if key in expected or not key.startswith(self.ignored)}
         return Difference(
-            missing=[key for key in expected if key not in found],
-            unexpected=[key for key in ours if key not in expected and not key.startswith(self.ignored)],
-            misshapen=[key for key, shape in expected.items() if key in found and found[key] != shape],
+            missing=[key for key in expected if key not in counted],
+            unexpected=[key for key in counted if key not in expected],
+            misshapen=[key for key, shape in expected.items() if key in counted and counted[key] != shape],
             expected=expected,
-            found=found,
+            found=counted,
         )
 
     def fill(self, parts: Mapping[str, nn.Module], tensors: Mapping[str, Tensor]) -> None:
@@ -188,10 +189,8 @@ def _why_unreadable(path: Path, zipped: bool, error: Exception) -> str:
             f"Only tensors, plain containers and {allowed} are read: if you trust the file, save its tensors alone, "
             "torch.save(state_dict, FILE)"
         )
-    if "TorchScript" in reason:
-        return f"`checkpoint={path}` is a TorchScript program: give the file of weights, torch.save(state_dict, FILE)"
     cut = not zipfile.is_zipfile(path) if zipped else isinstance(error, EOFError) or "unexpected EOF" in reason
     if cut:
         size = path.stat().st_size
         return f"`checkpoint={path}` is truncated or damaged ({size:,} bytes): fetch it again and compare its size"
-    return f"`checkpoint={path}` is not a file of torch.save: give the checkpoint itself, not a web page or an archive"
+    return f"`checkpoint={path}` is not a file of torch.save, or damaged: give the checkpoint, no web page or archive"

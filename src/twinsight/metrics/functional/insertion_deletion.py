@@ -101,6 +101,7 @@ def insertion_deletion(
     for baseline in (insertion_baseline, options["deletion_baseline"]):
         check_baseline(baseline)
     check_views(view1, view2, seeds)
+    view1, view2 = view1.contiguous(), view2.contiguous()  # means and blurs round by the layout
     pixels = view1.shape[-2] * view1.shape[-1]
     step = _step(pixels, points, step)
     map1 = at_image_size(map1, view1, "map1")
