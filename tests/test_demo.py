@@ -72,7 +72,9 @@ def test_heatmaps_follow_the_content_when_the_photo_is_mirrored(model, batch):
     explainer = InteractionCAM(model)
     plain = explainer(batch.view1, batch.view2).map1
     mirrored = explainer(batch.view1.flip(-1), batch.view2).map1.flip(-1)
-    agreement = [torch.corrcoef(torch.stack([a.flatten(), b.flatten()]))[0, 1] for a, b in zip(plain, mirrored)]
+    agreement = [
+        torch.corrcoef(torch.stack([a.flatten(), b.flatten()]))[0, 1] for a, b in zip(plain, mirrored, strict=True)
+    ]
     # The network is not mirror-symmetric by construction, but what it looks at moves with the object.
     assert np.median(agreement) > 0.7
 

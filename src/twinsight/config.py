@@ -6,7 +6,10 @@ from dataclasses import dataclass, field, is_dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
 
+from hydra.conf import HydraConf
 from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import (
     ConfigAttributeError,
@@ -128,6 +131,29 @@ def validate(config: DictConfig) -> None:
     if missing:
         raise UserError(missing_value(missing[0]))
     _check(config, plain, "")
+    if not 0 <= config.get("seed", 0) < 2**32:
+        raise UserError(f"`seed` must be between 0 and {2**32 - 1}, got {config.seed}")
+    if HydraConfig.initialized():
+        _check_invocation(config, HydraConfig.get())
+
+
+def _check_invocation(config: DictConfig, invocation: HydraConf) -> None:
+    """What is wrong with a command line though every key of it is valid."""
+    trainer = config.get("trainer") or {}
+    one_device = trainer.get("devices", 1) in (1, "1", "auto") and trainer.get("num_nodes", 1) == 1
+    if invocation.mode == RunMode.MULTIRUN and not one_device:
+        raise UserError(
+            "several devices inside a multirun would replay the whole sweep in every process: "
+            "use trainer.devices=1 with -m, or run the cells one by one"
+        )
+    written = [override.lstrip("+") for override in invocation.overrides.task]
+    beside = [override for override in written if override.startswith(("explainer=", "explainer."))]
+    members = list((config.get("explainers") or {}).get("options") or {})
+    if members and beside:
+        key = beside[0].removeprefix("explainer.") if beside[0].startswith("explainer.") else "OPTION=VALUE"
+        raise UserError(
+            f"`{beside[0]}` has no effect beside a set of explainers: write explainers.options.{members[0]}.{key}"
+        )
 
 
 def missing_value(key: str) -> str:

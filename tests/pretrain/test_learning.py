@@ -52,4 +52,4 @@ def test_the_loss_falls_and_the_nearest_neighbours_get_better(digits, tmp_path, 
     losses = [entry["loss"] for entry in history if "loss" in entry]
     accuracies = [entry["knn_accuracy"] for entry in history if "knn_accuracy" in entry]
     assert losses[-1] < 0.9 * losses[0]
-    assert accuracies[-1] > max(0.8, accuracies[0])
+    assert accuracies[-1] > max(0.7, accuracies[0])

@@ -110,14 +110,15 @@ def test_a_photo_that_changes_changes_the_hash_and_one_that_moves_does_not(cell,
 
 
 def test_weights_count_by_their_bytes_and_not_by_their_path(cell, checkpoint, tmp_path):
-    def digest(path):
+    def digest(path, *overrides):
         node = {"_target_": "twinsight.models.load_model", "name": "demo_simclr", "input_size": 32}
-        return cell(*GRADCAM, model={**node, "checkpoint": str(path)}).digest
+        return cell(*GRADCAM, *overrides, model={**node, "checkpoint": str(path)}).digest
 
     copy = tmp_path / "copy.safetensors"
     shutil.copy(checkpoint, copy)
     assert digest(copy) == digest(checkpoint)
     assert digest(weights(tmp_path / "other.safetensors", seed=2)) != digest(checkpoint)
+    assert digest(checkpoint, "seed=1") != digest(checkpoint)  # the views of the pairs change, the weights do not
 
 
 def test_the_members_of_a_set_have_the_hashes_they_have_alone(tiny):

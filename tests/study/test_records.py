@@ -8,17 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from twinsight.study.records import (
-    TABLES,
-    RecordWriter,
-    compact,
-    done_indices,
-    packed_map,
-    read,
-    unpacked_map,
-    write_atomically,
-    write_json,
-)
+from twinsight.files import write_atomically, write_json
+from twinsight.study.records import TABLES, RecordWriter, compact, done_indices, packed_map, read, unpacked_map
 
 
 def record(index, **more):

@@ -1,6 +1,7 @@
 """Where photos come from: the bundled ones, image folders, CIFAR-10, ImageNet."""
 
 import hashlib
+import os
 from importlib.resources import files
 from pathlib import Path
 from typing import Literal
@@ -11,7 +12,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from twinsight.errors import UserError
 
 EXTENSIONS = frozenset([".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm"])
-_DIGEST_BYTES = 1 << 16
+_WHOLE_BYTES = 1 << 22  # files up to this size are digested whole
+_PART_BYTES = 1 << 16
 
 
 class BrokenPhoto(Exception):
@@ -78,6 +80,8 @@ class Photos:
         try:
             with self.open(index) as photo:
                 return to_rgb(photo)
+        except MemoryError:
+            raise
         except Exception as error:  # decoders answer damaged bytes with almost anything, struct.error included
             raise BrokenPhoto(self.ids[index], _what_was_said(error)) from error
 
@@ -85,7 +89,11 @@ class Photos:
         """SHA-256 over the names and contents of all photos, in order; no path enters."""
         total = hashlib.sha256()
         for index, name in enumerate(self.ids):
-            total.update(f"{name}\n".encode() + hashlib.sha256(self.fingerprint(index)).digest())
+            try:
+                content = self.fingerprint(index)
+            except OSError as error:
+                content = f"unreadable: {error.strerror}".encode()  # skipped, and named, when its turn comes
+            total.update(f"{name}\n".encode() + hashlib.sha256(content).digest())
         return total.hexdigest()
 
 
@@ -138,7 +146,8 @@ class ImageFolder(Photos):
         if not self.root.is_dir():
             raise UserError(f"`data.root={self.root}`: no such folder")
         found = (path for path in self.root.rglob("*") if path.suffix.lower() in EXTENSIONS and path.is_file())
-        ids = sorted(path.relative_to(self.root).as_posix() for path in found)
+        self._paths = {_printable(path.relative_to(self.root).as_posix()): path for path in found}
+        ids = sorted(self._paths)
         if not ids:
             raise UserError(
                 f"`data.root={self.root}` holds no image ({', '.join(sorted(EXTENSIONS))}): give a folder that does"
@@ -151,13 +160,25 @@ class ImageFolder(Photos):
         super().__init__(ids, on_error, limit, labels, classes)
 
     def open(self, index: int) -> Image.Image:
-        return Image.open(self.root / self.ids[index])
+        return Image.open(self._paths[self.ids[index]])
 
     def fingerprint(self, index: int) -> bytes:
-        # The head and the size tell encoded photos apart at a small part of the cost of reading a large data set.
-        path = self.root / self.ids[index]
+        path = self._paths[self.ids[index]]
+        size = path.stat().st_size
         with path.open("rb") as opened:
-            return f"{path.stat().st_size}\n".encode() + opened.read(_DIGEST_BYTES)
+            if size <= _WHOLE_BYTES:
+                return opened.read()
+            # Three places and the size tell larger files apart at a small part of the cost of reading them.
+            parts = [f"{size}\n".encode()]
+            for start in (0, size // 2, size - _PART_BYTES):
+                opened.seek(start)
+                parts.append(opened.read(_PART_BYTES))
+            return b"".join(parts)
+
+
+def _printable(name: str) -> str:
+    """A file name as text that can be stored; bytes that are no UTF-8 become backslash escapes."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 class DemoPhotos(ImageFolder):

@@ -36,7 +36,7 @@ class PairBank:
         forwards: images encoded so far, without padding.
 
     >>> from twinsight.models import small_two_view
-    >>> bank = PairBank(small_two_view())
+    >>> bank = PairBank(small_two_view().eval())
     >>> image = torch.rand(3, 64, 64)
     >>> bank.embedding(image).shape, torch.equal(bank.embedding(image, view=2), bank.embedding(image)), bank.forwards
     (torch.Size([64]), True, 1)
@@ -73,12 +73,7 @@ class PairBank:
             with _plain_tensors():
                 # A copy: a network that works in place must not overwrite what is kept.
                 embedding = self.model.embed(self.features(image, view).unsqueeze(0).clone(), view).squeeze(0)
-            if not torch.isfinite(embedding).all():
-                raise NonFiniteEmbedding(
-                    f"the embedding of view {view} holds NaN or infinity: "
-                    "check the weights (`model.checkpoint`) and that images are in the model's input range"
-                )
-            self._keep(key, embedding)
+            self._keep(key, _finite(embedding, f"view {view}"))
         return self._get(key)
 
     def perturbed(self, perturbation: Perturbation, view: int = 1) -> Tensor:
@@ -86,7 +81,7 @@ class PairBank:
         key = (perturbation.key, content_digest(perturbation.image), self._side(view))
         if key not in self._kept:
             with _plain_tensors():
-                self._keep(key, self._encode(perturbation, view))
+                self._keep(key, _finite(self._encode(perturbation, view), f"a perturbed version of view {view}"))
             self.forwards += len(perturbation)
         return self._get(key)
 
@@ -134,3 +129,12 @@ def _plain_tensors() -> Iterator[None]:
     """No gradients, and no inference mode either: its tensors could not take part in anyone's gradients later."""
     with torch.inference_mode(False), torch.no_grad():
         yield
+
+
+def _finite(embedding: Tensor, of: str) -> Tensor:
+    if not torch.isfinite(embedding).all():
+        raise NonFiniteEmbedding(
+            f"the embedding of {of} holds NaN or infinity: check the weights (`model.checkpoint`), "
+            "`trainer.precision`, and that images are in the model's input range"
+        )
+    return embedding

@@ -94,9 +94,8 @@ def pixel_ranks(heatmap: Tensor, seed: int) -> Tensor:
     tensor([[2, 0],
             [1, 3]])
     """
-    values = torch.nan_to_num(heatmap.detach().double(), nan=-torch.inf).flatten()
+    values = torch.nan_to_num(heatmap.detach().cpu().double(), nan=-torch.inf).flatten()
     shuffled = torch.from_numpy(np.random.Generator(np.random.PCG64(seed_of(seed, "ties"))).permutation(len(values)))
-    shuffled = shuffled.to(values.device)
     order = shuffled[torch.argsort(values[shuffled], descending=True, stable=True)]
     ranks = torch.empty_like(order)
     ranks[order] = torch.arange(len(order), device=order.device)

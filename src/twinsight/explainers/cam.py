@@ -57,7 +57,8 @@ class GradCAM(_ActivationExplainer):
     Raises:
         UserError: unknown form or layer.
 
-    Maps are non-negative where activations are. Cost: 2 forwards (shared) and one backward through the head.
+    Maps are non-negative where activations are. Cost: 2 forwards (shared) and one backward through the head; with
+    ``layer``, 2 forwards more and a backward down to it.
 
     >>> from twinsight.models import small_two_view
     >>> view1, view2 = torch.rand(2, 1, 3, 64, 64)
@@ -112,7 +113,8 @@ class InteractionCAM(_ActivationExplainer):
     Raises:
         UserError: an unknown option value or layer.
 
-    Cost: 2 forwards (shared) and one backward through the head.
+    Cost: 2 forwards (shared) and one backward through the head; with ``layer``, 2 forwards more and a backward down to
+    it.
 
     >>> from twinsight.models import small_two_view
     >>> view1, view2 = torch.rand(2, 1, 3, 64, 64)

@@ -24,7 +24,7 @@ class PairMetric(Metric):
     Raises:
         UserError: ``update`` gets a result without the field.
 
-    A subclass names its ``field``, ``higher_is_better`` and the text of its axis.
+    A subclass names its ``field`` and ``higher_is_better``.
     """
 
     field: ClassVar[str]

@@ -40,8 +40,8 @@ class ConditionalInsertion(PairMetric):
     >>> import torch
     >>> metric = ConditionalInsertion()
     >>> metric.update(SimpleNamespace(ci=torch.tensor([0.5, float("nan")])))
-    >>> metric.compute(), metric.missing
-    (tensor(0.5000, dtype=torch.float64), tensor(1))
+    >>> metric.compute(), int(metric.missing)
+    (tensor(0.5000, dtype=torch.float64), 1)
     """
 
     field = "ci"

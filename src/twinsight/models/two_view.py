@@ -40,8 +40,8 @@ class TwoViewModel(nn.Module, metaclass=_CheckedWhenBuilt):
         normalization: ``(mean, std)`` per channel of the space the trunk eats, None where it eats pixels in [0, 1].
             Explainers eat what the model eats.
         similarity: name in ``twinsight.similarity.SIMILARITIES``, or a callable ``(B, d), (B, d) -> (B,)``.
-        input_size: side in pixels of the square views the model was made for. Defaults that scale with the image
-            (window, stride) derive from the image itself.
+        input_size: side in pixels of the square views the model was made for; the defaults of windows and strides
+            are fractions of it.
 
     Raises:
         UserError: the parts do not fit (shape of features or embeddings), or forward is not embed of features.

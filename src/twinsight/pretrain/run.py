@@ -1,6 +1,5 @@
 """The task ``pretrain``: train a network, keep its weights with their figures."""
 
-import json
 import logging
 import platform
 from pathlib import Path
@@ -10,12 +9,15 @@ import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint
+from pytorch_lightning.loggers import WandbLogger
 
 from twinsight.config import validate
 from twinsight.errors import UserError, unknown
+from twinsight.files import write_json
 from twinsight.models import TwoViewModel, rounded, save_model
 from twinsight.pretrain.callbacks import ExplainPairs, SaveWeights, ShowLearning
 from twinsight.pretrain.data import PretrainDataModule
+from twinsight.study.loggers import finish
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +47,8 @@ def pretrain(config: DictConfig) -> int:
         num_workers=config.loader.num_workers,
         seed=config.seed,
     )
+    if model.architecture is None:
+        raise UserError("`model` cannot be stored with its architecture: choose model=small_two_view")
     method = hydra.utils.instantiate(task.method, model=model)
     logger = hydra.utils.instantiate(config.logger) if config.logger and config.logger._target_ else False
     trainer = hydra.utils.instantiate(
@@ -69,8 +73,6 @@ def pretrain(config: DictConfig) -> int:
     )
     model.to(memory_format=torch.channels_last)  # convolutions on CPU and tensor cores want it
     trainer.fit(method, datamodule=data, ckpt_path=_resumed(task), weights_only=True)
-    if trainer.interrupted:
-        return 0
     # The figures are of the weights as they will be stored, after the last epoch.
     rounded(model, getattr(torch, task.weights_dtype))
     trainer.validate(method, datamodule=data, verbose=False)
@@ -90,8 +92,10 @@ def pretrain(config: DictConfig) -> int:
             "recipe": OmegaConf.to_container(task.method, resolve=True),
         }
         save_model(model, task.output, figures, getattr(torch, task.weights_dtype))
-        Path(task.output).with_suffix(".json").write_text(json.dumps(figures, indent=2) + "\n")
+        write_json(Path(task.output).with_suffix(".json"), figures)
         log.info("k-NN accuracy %.4f; weights in %s", figures["knn_accuracy"], task.output)
+        if isinstance(logger, WandbLogger):
+            finish(logger)
     return 0
 
 

@@ -16,10 +16,10 @@ from omegaconf import DictConfig, OmegaConf
 from twinsight.data import Photos
 from twinsight.errors import UserError
 from twinsight.explainers import Explainer
+from twinsight.files import write_json
 from twinsight.models import TwoViewModel, weights_digest
 from twinsight.naming import snake_case
 from twinsight.protocol import resolve
-from twinsight.study.records import write_json
 
 RESULT_VERSION = 1
 """Raised when a change of the code changes results; part of every cell's hash."""
@@ -90,6 +90,7 @@ def plan(config: DictConfig) -> Plan:
     photos = hydra.utils.instantiate(config.data)
     views = hydra.utils.instantiate(config.views)
     metrics = {name: hydra.utils.instantiate(node) for name, node in (config.metrics or {}).items()}
+    identities = {name: _metric_identity(metric, views.size) for name, metric in metrics.items()}
     chosen = (config.explainers.options if config.explainers else None) or {"explainer": config.explainer}
     composed = OmegaConf.to_container(config, resolve=True)
     assert isinstance(composed, dict)
@@ -98,7 +99,7 @@ def plan(config: DictConfig) -> Plan:
         "model": _model_identity(composed["model"], model),
         "data": {"name": snake_case(type(photos).__name__), "photos": len(photos), "digest": photos.digest()},
         "views": composed["views"],
-        "metrics": {name: _metric_identity(metric) for name, metric in metrics.items()},
+        "metrics": identities,
         "seed": config.seed,
         "chunk_size": config.engine.chunk_size,
         "precision": str(composed["trainer"].get("precision") or "32-true"),
@@ -135,7 +136,8 @@ def _explainer_identity(explainer: Explainer) -> dict[str, Any]:
     }
 
 
-def _metric_identity(metric: Metric) -> dict[str, Any]:
+def _metric_identity(metric: Metric, side: int) -> dict[str, Any]:
+    """What decides a metric's numbers; refuses options that views of this side cannot have."""
     if not isinstance(metric, partial):
         raise UserError(f"`metrics` must be functions with `_partial_: true`, got {metric!r}")
     # What is left out of the file counts as its default given.
@@ -144,6 +146,8 @@ def _metric_identity(metric: Metric) -> dict[str, Any]:
     options |= metric.keywords
     for shared in ("bank", "seeds"):  # of a call
         options.pop(shared, None)
+    if hasattr(metric.func, "check_options"):
+        metric.func.check_options((side, side), options)
     protocol = options.pop("protocol", "sound")
     options = resolve(protocol, getattr(metric.func, "protocol_options", {}), options)
     return {"target": f"{metric.func.__module__}.{metric.func.__qualname__}", "protocol": protocol, "options": options}

@@ -122,8 +122,10 @@ def _pair_columns(batch: PairBatch, place: int) -> dict[str, Any]:
 
 def _array_columns(explanation: PairExplanation, curves: dict[str, Tensor], place: int) -> dict[str, Any]:
     map2 = None if explanation.map2 is None else explanation.map2[place]
-    halves = {f"curve_{name}": curve[place].cpu().half().numpy() for name, curve in curves.items()}
-    return {**packed_map("map1", explanation.map1[place]), **packed_map("map2", map2), **halves}
+    packed = {**packed_map("map1", explanation.map1[place]), **packed_map("map2", map2)}
+    for name, curve in curves.items():
+        packed |= packed_map(f"curve_{name}", curve[place])
+    return packed
 
 
 def _skipped_record(pair: SkippedPair) -> dict[str, Any]:

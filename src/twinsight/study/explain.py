@@ -1,6 +1,5 @@
 """The task ``explain``: plan cells, compute what is missing, show what came out."""
 
-import logging
 import warnings
 from typing import Any
 
@@ -11,13 +10,13 @@ from omegaconf import DictConfig, OmegaConf
 
 from twinsight.config import validate
 from twinsight.data import PairDataModule
+from twinsight.errors import UserError
+from twinsight.files import write_atomically
 from twinsight.models import evaluating
 from twinsight.study.cell import Cell, Plan, plan
 from twinsight.study.evaluation import Evaluation
-from twinsight.study.publish import present, publish
-from twinsight.study.records import compact, done_indices, read, write_atomically
-
-log = logging.getLogger(__name__)
+from twinsight.study.publish import log, present, publish
+from twinsight.study.records import compact, done_indices, read
 
 
 def explain(config: DictConfig) -> int:
@@ -42,12 +41,20 @@ def explain(config: DictConfig) -> int:
     pl.seed_everything(config.seed, verbose=False)  # for models that are built untrained
     planned = plan(config)
     unfinished = [cell for cell in planned.cells if cell.status()["state"] != "finished"]
+    # Whole views go through alone and perturbed ones in chunks: reduced-precision kernels would tell them apart.
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False
     if unfinished:
         _compute(config, planned, unfinished, trainer)
+    if planned.photos.on_error == "raise":
+        for cell in planned.cells:
+            _refuse_skipped(cell)
     if trainer.is_global_zero:
         for cell in planned.cells:
-            publish(cell, planned, config, computed=cell in unfinished)
-        present(planned.cells, computed=bool(unfinished))
+            publish(cell, planned, config)
+        present(planned.cells, computed=unfinished)
+        for cell in planned.cells:
+            log(cell, config)  # last, since a logger may be far away and slow
     readable = all(any(row["skipped"] is None for row in read(cell.folder)) for cell in planned.cells)
     return 0 if readable else 1
 
@@ -92,9 +99,30 @@ def _compute(config: DictConfig, planned: Plan, cells: list[Cell], trainer: pl.T
         raise
     if trainer.is_global_zero:
         for cell in cells:
-            compact(cell.folder, {"cell": cell.digest})
-            cell.set_status("finished", pairs=len(planned.photos), done=len(planned.photos), versions=_versions())
+            _close(cell, len(planned.photos))
     trainer.strategy.barrier("records compacted")
+
+
+def _close(cell: Cell, pairs: int) -> None:
+    """Turn fragments into the cell's files and call it finished, if no pair is missing."""
+    recorded = len(done_indices(cell.folder))
+    if recorded < pairs:
+        cell.set_status("interrupted", pairs=pairs, done=recorded, error="the trainer stopped before the last pair")
+        raise UserError(
+            f"only {recorded} of {pairs} pairs were explained: the trainer was told to stop early "
+            "(limit_predict_batches, fast_dev_run). To explain fewer pairs set data.limit"
+        )
+    compact(cell.folder, {"cell": cell.digest})
+    cell.set_status("finished", pairs=pairs, done=recorded, versions=_versions())
+
+
+def _refuse_skipped(cell: Cell) -> None:
+    for row in read(cell.folder):
+        if row["skipped"] is not None:
+            raise UserError(
+                f"cannot read {row['pair_id']}: {row['skipped']}; mend or remove it, or set data.on_error=skip to go "
+                "on without"
+            )
 
 
 def _write_config(cell: Cell) -> None:

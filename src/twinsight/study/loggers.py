@@ -14,9 +14,11 @@ import numpy as np
 import wandb
 from omegaconf import DictConfig
 from pytorch_lightning.loggers import Logger, WandbLogger
+from pytorch_lightning.utilities import rank_zero_only
 
-from twinsight.errors import unknown
+from twinsight.errors import UserError, unknown
 from twinsight.study.cell import Cell
+from twinsight.study.records import unpacked_map
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +46,7 @@ def wandb_logger(
         name: of the run.
 
     Raises:
-        UserError: unknown mode.
+        UserError: unknown mode; with ``"online"``, W&B cannot be reached (``"auto"`` then goes on offline).
     """
     if mode not in _MODES:
         raise unknown("`logger.mode`", mode, _MODES)
@@ -55,19 +57,31 @@ def wandb_logger(
     os.environ.setdefault("WANDB_DATA_DIR", str(folder))
     os.environ.setdefault("WANDB_CACHE_DIR", str(folder / "cache"))
     os.environ.setdefault("WANDB_SILENT", "true")  # what matters is said once, by us
-    run = wandb.init(
-        project=project,
-        entity=entity,
-        group=group,
-        tags=tags,
-        id=run_id,
-        name=name,
-        dir=str(save_dir),
-        mode="offline" if offline else "online",
-        resume="allow",
-        settings=wandb.Settings(silent=True, console="off", x_disable_stats=True),
-    )
-    return WandbLogger(experiment=run)
+    if getattr(rank_zero_only, "rank", 0):
+        return WandbLogger(offline=True, save_dir=str(save_dir))  # never starts a run: rank 0 has the one there is
+
+    def start(offline: bool) -> WandbLogger:
+        run = wandb.init(
+            project=project,
+            entity=entity,
+            group=group,
+            tags=tags,
+            id=run_id,
+            name=name,
+            dir=str(save_dir),
+            mode="offline" if offline else "online",
+            resume="allow",
+            settings=wandb.Settings(silent=True, console="off", x_disable_stats=True, init_timeout=30),
+        )
+        return WandbLogger(experiment=run)
+
+    try:
+        return start(offline)
+    except wandb.errors.Error as error:
+        if mode != "auto" or offline:
+            raise UserError(f"W&B cannot start a run ({error}): log in, or set logger.mode=offline") from error
+        log.warning("W&B cannot be reached (%s): the run is kept offline", error)
+        return start(offline=True)
 
 
 def logged_in() -> bool:
@@ -107,17 +121,19 @@ def log_cell(
     logger.save()
     logger.finalize("success")
     if isinstance(logger, WandbLogger):
-        _finish(logger)
+        finish(logger)
 
 
 def commit() -> str | None:
-    """The git commit this code runs from, None outside a checkout or without git."""
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    """The git commit of the checkout this code lies in, None without one (or without git)."""
+    root = Path(__file__).resolve().parents[3]
     try:
-        answer = subprocess.run(command, capture_output=True, text=True, check=False)
-    except OSError:
+        command = ["git", "-C", str(root), "rev-parse", "--show-toplevel", "HEAD"]
+        top, head, *_ = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    except (OSError, subprocess.CalledProcessError):
         return None
-    return answer.stdout.strip() or None
+    # Installed into a virtual environment, the code may lie inside somebody else's checkout.
+    return head if Path(top) == root else None
 
 
 def _log_tables(logger: WandbLogger, rows: list[Row], arrays: Mapping[int, Row], pictures: Mapping[int, Path]) -> None:
@@ -144,15 +160,22 @@ def _log_tables(logger: WandbLogger, rows: list[Row], arrays: Mapping[int, Row],
 
 def _mean_curves(rows: list[Row], arrays: Mapping[int, Row]) -> dict[str, np.ndarray]:
     """Mean over pairs of each curve that some pair has."""
-    names = [name for name in arrays[rows[0]["index"]] if name.startswith("curve_")] if rows else []
+    columns = arrays[rows[0]["index"]] if rows else {}
+    names = [name for name in columns if name.startswith("curve_") and f"{name}_scale" in columns]
     stacked = {
-        name.removeprefix("curve_").upper(): np.array([arrays[row["index"]][name] for row in rows], dtype=np.float32)
+        name.removeprefix("curve_").upper(): np.stack([_curve(arrays[row["index"]], name) for row in rows])
         for name in names
     }
     return {name: curves.mean(axis=0) for name, curves in stacked.items() if not np.isnan(curves).all()}
 
 
-def _finish(logger: WandbLogger) -> None:
+def _curve(row: Row, name: str) -> np.ndarray:
+    curve = unpacked_map(row, name)
+    assert curve is not None  # every explained pair has its curves
+    return curve
+
+
+def finish(logger: WandbLogger) -> None:
     """Close the run: without this, the next cell of the process would land in it."""
     run = logger.experiment
     offline, folder = run.offline, Path(run.dir).parent

@@ -1,6 +1,6 @@
 """What people look at, made from the records alone: metrics.json, pictures, logger runs, the table in the terminal."""
 
-import logging
+import json
 import math
 import statistics
 from collections.abc import Iterable
@@ -16,27 +16,39 @@ from rich.progress import track
 from rich.table import Table
 
 from twinsight.data import PairDataset
+from twinsight.files import write_json
 from twinsight.metrics import METRICS
 from twinsight.plotting import draw_pair
 from twinsight.study.cell import Cell, Plan
 from twinsight.study.loggers import log_cell
-from twinsight.study.records import read, unpacked_map, write_json
-
-log = logging.getLogger(__name__)
+from twinsight.study.records import read, unpacked_map
 
 Row = dict[str, Any]
 
 
-def publish(cell: Cell, planned: Plan, config: DictConfig, computed: bool) -> None:
-    """Write ``metrics.json`` and the pictures of a finished cell and, where it was computed just now, log it."""
+def publish(cell: Cell, planned: Plan, config: DictConfig) -> None:
+    """Write ``metrics.json`` and the pictures of a finished cell."""
     rows = read(cell.folder)
     arrays = {row["index"]: row for row in read(cell.folder, "arrays")}
     summary = summarize(rows)
     write_json(cell.folder / "metrics.json", summary)
     explained = [row for row in rows if row["skipped"] is None]
-    pictures = _draw(cell, planned, explained[: config.pictures.limit], arrays, config.seed, config.pictures.side)
-    if computed and config.logger and config.logger._target_:
-        log_cell(config.logger, cell, summary, explained, arrays, pictures)
+    _draw(cell, planned, explained[: config.pictures.limit], arrays, config.seed, config.pictures.side)
+
+
+def log(cell: Cell, config: DictConfig) -> None:
+    """Log a published cell to the chosen logger, unless it has been; ``logged.json`` keeps count."""
+    if not (config.logger and config.logger._target_):
+        return
+    marker = cell.folder / "logged.json"
+    logged = json.loads(marker.read_text()) if marker.exists() else []
+    if config.logger._target_ in logged:
+        return
+    rows = [row for row in read(cell.folder) if row["skipped"] is None]
+    arrays = {row["index"]: row for row in read(cell.folder, "arrays")}
+    drawn = {row["index"]: path for row in rows if (path := _picture(cell, row)).exists()}
+    log_cell(config.logger, cell, json.loads((cell.folder / "metrics.json").read_text()), rows, arrays, drawn)
+    write_json(marker, [*logged, config.logger._target_])
 
 
 def summarize(rows: list[Row]) -> dict[str, Any]:
@@ -72,27 +84,24 @@ def summarize(rows: list[Row]) -> dict[str, Any]:
     }
 
 
-def present(cells: list[Cell], computed: bool) -> None:
-    """Print one table over the cells, and where everything is."""
+def present(cells: list[Cell], computed: list[Cell]) -> None:
+    """Print one table over the cells, and where everything is; those not ``computed`` just now say so."""
     console = Console()
     if not console.is_terminal:
         console = Console(width=120)  # a pipe has no width: logs should not be folded
     summaries = [summarize(read(cell.folder)) for cell in cells]
     columns = [name for name in METRICS if any(name in summary["metrics"] for summary in summaries)]
-    table = Table(title="Two-image metrics, mean over pairs", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("explainer", no_wrap=True)
-    table.add_column("pairs", justify="right", no_wrap=True)
-    table.add_column("s", justify="right", no_wrap=True)
-    for name in columns:
-        arrow = "↑" if METRICS[name].higher_is_better else "↓"
-        table.add_column(f"{name.upper()}{arrow}", justify="right", no_wrap=True)
+    head = ["explainer", "pairs", "s", *(f"{name.upper()}{_arrow(name)}" for name in columns)]
+    lines = [head]
     for cell, summary in zip(cells, summaries, strict=True):
         shown = [summary["metrics"].get(name, {}).get("mean") for name in ("score", *columns)]
         numbers = ["-" if value is None else f"{value:.3f}" for value in shown]
-        table.add_row(cell.explainer.name, str(summary["pairs"]), *numbers)
-    console.print(table)
+        lines.append([cell.explainer.name, str(summary["pairs"]), *numbers])
+    if sum(max(map(len, column)) + 2 for column in zip(*lines, strict=True)) > console.width:
+        lines = [list(column) for column in zip(*lines, strict=True)]  # a narrow terminal: a line per metric
+    console.print(_table(lines))
     for cell, summary in zip(cells, summaries, strict=True):
-        if not computed:
+        if cell not in computed:
             console.print(f"{cell.explainer.name}: computed before, nothing was run (delete the folder to run again)")
         for pair_id, reason in summary["skipped"].items():
             console.print(f"[yellow]skipped[/] {pair_id}: {reason}", highlight=False, soft_wrap=True)
@@ -100,6 +109,19 @@ def present(cells: list[Cell], computed: bool) -> None:
             if count:
                 console.print(f"[yellow]{_FLAGS[name].format(count=count)}[/]", highlight=False)
         _print_places(console, cell.folder)
+
+
+def _table(lines: list[list[str]]) -> Table:
+    table = Table(title="Two-image metrics, mean over pairs", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for place, name in enumerate(lines[0]):
+        table.add_column(name, justify="right" if place else "left", no_wrap=True)
+    for line in lines[1:]:
+        table.add_row(*line)
+    return table
+
+
+def _arrow(name: str) -> str:
+    return "↑" if METRICS[name].higher_is_better else "↓"
 
 
 def _print_places(console: Console, folder: Path) -> None:
@@ -133,14 +155,16 @@ def _score_columns(rows: list[Row]) -> list[str]:
     return list(numeric)
 
 
-def _draw(cell: Cell, planned: Plan, rows: list[Row], arrays: dict[int, Row], seed: int, side: int) -> dict[int, Path]:
+def _draw(cell: Cell, planned: Plan, rows: list[Row], arrays: dict[int, Row], seed: int, side: int) -> None:
     """One picture per pair at the photo's own resolution; those that exist are kept."""
     pairs = PairDataset(planned.photos, planned.views, planned.model.normalization, seed)
-    paths = {row["index"]: cell.folder / "pictures" / f"{_file_name(row)}.png" for row in rows}
-    missing = [row for row in rows if not paths[row["index"]].exists()]
+    missing = [row for row in rows if not _picture(cell, row).exists()]
     for row in _progress(missing):
-        _draw_pair(cell, pairs, row, arrays[row["index"]], side, paths[row["index"]])
-    return paths
+        _draw_pair(cell, pairs, row, arrays[row["index"]], side, _picture(cell, row))
+
+
+def _picture(cell: Cell, row: Row) -> Path:
+    return cell.folder / "pictures" / f"{_file_name(row)}.png"
 
 
 def _draw_pair(cell: Cell, pairs: PairDataset, row: Row, arrays: Row, side: int, path: Path) -> None:

@@ -1,12 +1,11 @@
 """Records on local disk, the truth of a cell: fragments while it runs, one file in pair order when it is done."""
 
-import json
 import logging
-import os
 import shutil
 import time
 import uuid
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,28 +14,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from torch import Tensor
 
+from twinsight.files import write_atomically
+
 log = logging.getLogger(__name__)
 
 TABLES = ("arrays", "timings", "records")
 """What a fragment holds. Records come last: where they are, the rest is."""
 _FLUSH_SECONDS = 10.0
-
-
-def write_atomically(path: Path, write: Any) -> None:
-    """Let ``write(partial)`` make a file beside ``path``, then rename it: readers see all of it or nothing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
-    try:
-        write(partial)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write JSON whole or not at all."""
-    text = json.dumps(content, indent=2, allow_nan=False) + "\n"
-    write_atomically(path, lambda partial: partial.write_text(text))
 
 
 class RecordWriter:
@@ -69,12 +53,11 @@ class RecordWriter:
         # Taken out before writing: after a failure half way, a second flush must not write records without their maps.
         rows, self._rows = self._rows, {table: [] for table in TABLES}
         for table in TABLES:
-            content = _table(rows[table])
-            write_atomically(self.folder / table / name, lambda path, content=content: pq.write_table(content, path))
+            write_atomically(self.folder / table / name, partial(pq.write_table, _table(rows[table])))
 
 
 def packed_map(name: str, heatmap: Tensor | None) -> dict[str, Any]:
-    """Columns for a map ``(h, w)``: half precision after division by its largest magnitude, which is kept beside it."""
+    """Columns for a map or curve: half precision after division by its largest magnitude, which is kept beside it."""
     if heatmap is None:
         return {name: None, f"{name}_shape": None, f"{name}_scale": None}
     values = heatmap.detach().cpu().double().numpy()
@@ -88,7 +71,7 @@ def packed_map(name: str, heatmap: Tensor | None) -> dict[str, Any]:
 
 
 def unpacked_map(row: dict[str, Any], name: str) -> np.ndarray | None:
-    """The map ``(h, w)`` that :func:`packed_map` packed, as float32."""
+    """The map or curve that :func:`packed_map` packed, as float32 of its own shape."""
     if row[name] is None:
         return None
     values = np.asarray(row[name], dtype=np.float16).astype(np.float32) * np.float32(row[f"{name}_scale"])
@@ -113,7 +96,7 @@ def compact(folder: Path, metadata: dict[str, str]) -> None:
         table = table.take(first).combine_chunks()
         table = table.select(_in_order(part.column_names for part in parts))
         table = table.replace_schema_metadata(metadata)
-        write_atomically(folder / f"{name}.parquet", lambda path, table=table: pq.write_table(table, path))
+        write_atomically(folder / f"{name}.parquet", partial(pq.write_table, table))
     shutil.rmtree(folder / "fragments", ignore_errors=True)
 
 
@@ -128,6 +111,8 @@ def _readable(folder: Path, table: str) -> Iterable[pa.Table]:
         try:
             yield pq.read_table(path)
         except (pa.ArrowInvalid, OSError) as error:
+            if isinstance(error, OSError) and error.errno is not None:
+                raise  # the disk's trouble, not the file's: it may well be whole
             log.warning("%s cannot be read (%s): its pairs are computed again", path, error)
             path.unlink(missing_ok=True)
 

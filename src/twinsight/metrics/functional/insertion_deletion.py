@@ -1,6 +1,7 @@
 """Insertion and deletion for pairs: SI, SD, CI, CD (paper, section 4; SPEC section 3)."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -89,7 +90,7 @@ def insertion_deletion(
     Raises:
         UserError: shapes, points, step, baseline or protocol out of range.
 
-    Cost: 4 (T - 1) forwards and the ends of the paths; 892 + 5 a pair at 224 points.
+    Cost: 4 (T - 1) forwards and the distinct ends of the paths, 4 (sound) or 5 (paper): 892 + 5 a pair at 224 points.
 
     >>> from twinsight.models import small_two_view
     >>> view1, view2 = torch.rand(2, 1, 3, 64, 64)
@@ -137,15 +138,28 @@ def insertion_deletion(
     ]
     return InsertionDeletion(
         **areas,
-        ci=_mean_of_directions(areas["ci1"], areas["ci2"]),
-        cd=_mean_of_directions(areas["cd1"], areas["cd2"]),
+        ci=areas["ci1"] if map2 is None else (areas["ci1"] + areas["ci2"]) / 2,
+        cd=areas["cd1"] if map2 is None else (areas["cd1"] + areas["cd2"]) / 2,
         curves=curves,
         degenerate1=flags[0],
         degenerate2=flags[1],
     )
 
 
+def check_options(size: tuple[int, int], options: Mapping[str, Any]) -> None:
+    """Refuse, before any view is encoded, options of :func:`insertion_deletion` that views of ``size`` cannot have.
+
+    Raises:
+        UserError: points, step or a baseline out of range.
+    """
+    _step(size[0] * size[1], options.get("points", 224), options.get("step"))
+    for name in ("insertion_baseline", "deletion_baseline"):
+        if options.get(name) is not None:
+            check_baseline(options[name])
+
+
 insertion_deletion.protocol_options = PROTOCOL_OPTIONS  # type: ignore[attr-defined]
+insertion_deletion.check_options = check_options  # type: ignore[attr-defined]
 
 
 def area(curve: Tensor) -> Tensor:
@@ -154,7 +168,7 @@ def area(curve: Tensor) -> Tensor:
     >>> area(torch.tensor([0.0, 1.0, 1.0]))
     tensor(0.7500)
     """
-    return torch.trapezoid(curve.double(), dim=-1).div(curve.shape[-1] - 1).to(curve)
+    return torch.trapezoid(curve.cpu().double(), dim=-1).div(curve.shape[-1] - 1).to(curve)
 
 
 class _Paths:
@@ -185,10 +199,6 @@ class _Paths:
         erasing = erased_by_rank(image, erased, ranks, step, steps)
         self.insertion = path(bank.embedding(blank, view), revealing, self.whole)
         self.deletion = path(self.whole, erasing, bank.embedding(erased, view))
-
-
-def _mean_of_directions(first: Tensor, second: Tensor) -> Tensor:
-    return torch.where(second.isnan(), first, (first + second) / 2)
 
 
 def _step(pixels: int, points: int, step: int | None) -> int:
