@@ -282,3 +282,19 @@ def test_help_piped_to_a_reader_that_stops_ends_quietly():
     error = process.stderr.read()
     assert process.wait(timeout=60) == 0
     assert error == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("-m", "trainer=ddp", "seed=1,2"), "several devices inside a multirun"),
+        (("explainers=[gradcam,interaction_cam]", "explainer.layer=trunk"), "write explainers.options.gradcam.layer"),
+        (("explainers=[gradcam,interaction_cam]", "explainer=gradcam"), "has no effect beside a set"),
+        (("seed=-1",), "`seed` must be between 0 and 4294967295, got -1"),
+        (("seed=5000000000",), "`seed` must be between 0 and 4294967295, got 5000000000"),
+    ],
+)
+def test_command_lines_that_cannot_mean_what_they_say_are_refused(words, message, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(sys, "argv", ["twinsight", *words, "logger=none", f"paths.output_root={tmp_path}"])
+    assert command_line.main() == 2
+    assert message in capsys.readouterr().err

@@ -520,3 +520,38 @@ def test_the_training_photos_beside_val_are_left_alone(tmp_path):
     save(tmp_path / "val/a.JPEG")
     save(tmp_path / "train/b.JPEG")
     assert ImageNetValidation(tmp_path).ids == ["a.JPEG"]
+
+
+def test_a_change_anywhere_in_an_uncompressed_photo_changes_the_digest(tmp_path):
+    Image.new("RGB", (640, 480), "navy").save(tmp_path / "photo.bmp")
+    before = ImageFolder(tmp_path).digest()
+    with Image.open(tmp_path / "photo.bmp") as photo:
+        changed = photo.copy()
+    changed.paste("white", (0, 0, 640, 200))  # a bitmap's first rows are stored last
+    changed.save(tmp_path / "photo.bmp")
+    assert ImageFolder(tmp_path).digest() != before
+
+
+def test_a_file_name_that_is_no_text_gets_a_printable_name(tmp_path):
+    try:
+        Image.new("RGB", (8, 8)).save(os.fsencode(tmp_path) + b"/caf\xe9.png")
+    except OSError:
+        pytest.skip("this file system takes no such names")
+    photos = ImageFolder(tmp_path)
+    assert photos.ids == ["caf\\xe9.png"]
+    assert photos.load(0).size == (8, 8)
+    assert photos.digest()
+
+
+def test_a_photo_that_may_not_be_read_is_one_that_is_skipped(tmp_path, monkeypatch):
+    Image.new("RGB", (8, 8)).save(tmp_path / "locked.png")
+    photos = ImageFolder(tmp_path)
+
+    def denied(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", denied)
+    monkeypatch.setattr(Image, "open", denied)
+    assert photos.digest()
+    with pytest.raises(BrokenPhoto, match="Permission denied"):
+        photos.load(0)

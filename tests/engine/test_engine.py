@@ -26,7 +26,7 @@ from twinsight.engine import (
 from twinsight.errors import UserError
 from twinsight.explainers import ConditionalOcclusion, GradCAM
 from twinsight.metrics.functional import insertion_deletion
-from twinsight.models import TwoViewModel
+from twinsight.models import TwoViewModel, small_two_view
 
 NORMALIZATION = ((0.5, 0.4, 0.3), (0.25, 0.2, 0.1))
 
@@ -74,19 +74,30 @@ def test_each_distinct_content_is_encoded_once():
         lambda image: erased_by_rank(image, torch.zeros_like(image), torch.arange(1024).view(32, 32), 256, 4),
         lambda image: erased_by_rank(image, torch.zeros_like(image), torch.arange(1024).flip(0).view(32, 32), 256, 4),
         lambda image: erased_by_rank(image, torch.zeros_like(image), torch.arange(1024).view(32, 32), 200, 4),
+        lambda image: revealed_by_rank(image, torch.zeros_like(image), torch.arange(1024).view(32, 32), 512, 4),
     ],
 )
 def test_versions_that_differ_in_anything_are_not_confused(different):
     model, (image,) = tiny_model(0), images()
     bank = PairBank(model)
     bank.perturbed(windows(image, 3))
-    bank.perturbed(erased_by_rank(image, torch.zeros_like(image), torch.arange(1024).view(32, 32), 512, 4))
+    for path, step in ((erased_by_rank, 512), (revealed_by_rank, 300)):
+        bank.perturbed(path(image, torch.zeros_like(image), torch.arange(1024).view(32, 32), step, 4))
     perturbation = different(image)
     before = bank.forwards
     found = bank.perturbed(perturbation)
     assert bank.forwards == before + len(perturbation)
     expected = model(perturbation.versions(torch.arange(len(perturbation))))
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+
+
+def test_revealed_and_erased_versions_of_one_ranking_are_not_confused():
+    model, (image,) = tiny_model(0), images()
+    bank, ranks, fill = PairBank(model), torch.arange(1024).view(32, 32), torch.zeros_like(image)
+    for path in (revealed_by_rank, erased_by_rank):
+        perturbation = path(image, fill, ranks, 256, 4)
+        expected = model(perturbation.versions(torch.arange(3)))
+        torch.testing.assert_close(bank.perturbed(perturbation), expected, rtol=0, atol=1e-5)
 
 
 def test_an_embedding_is_that_of_the_model():
@@ -175,7 +186,7 @@ def test_padding_repeats_the_last_version_and_never_shows():
 
 
 def test_the_memory_layout_of_an_image_does_not_matter():
-    model, (image,) = tiny_model(0), images()
+    model, (image,) = small_two_view(widths=(8, 16, 16), blocks=1, input_size=32).eval(), images()
     other = image.permute(1, 2, 0).contiguous().permute(2, 0, 1)
     one, another = PairBank(model), PairBank(model)
     assert torch.equal(one.features(image), another.features(other))

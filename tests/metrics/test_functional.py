@@ -133,6 +133,11 @@ def test_a_brighter_view_is_an_increase_and_no_drop(model):
     )
 
 
+def test_views_that_masking_does_not_change_are_no_increase(model):
+    result = average_drop(model, colour(A), colour(A), RAMP, RAMP, baseline=A)
+    assert values(result, DROPS) == dict.fromkeys(DROPS, 0.0)
+
+
 def test_directions_are_averaged_where_they_differ(model):
     """The map of view 2 is bright in one of sixteen pixels."""
     dot = torch.zeros(1, SIDE, SIDE)
@@ -250,7 +255,11 @@ def test_the_memory_layout_of_views_and_maps_changes_nothing():
     model, views, maps = tiny_model(0), tiny_pair(0, 2), tiny_maps(0, 2, size=(5, 7))
     other_views = [view.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2) for view in views]
     other_maps = [heatmap.permute(1, 2, 0).contiguous().permute(2, 0, 1) for heatmap in maps]
-    for functional, names, options in ((insertion_deletion, AREAS, {"points": 16}), (average_drop, DROPS, {})):
+    mean = {"insertion_baseline": "mean", "deletion_baseline": "mean"}
+    for functional, names, options in (
+        (insertion_deletion, AREAS, {"points": 16, **mean}),
+        (average_drop, DROPS, {"baseline": "mean"}),
+    ):
         expected = functional(model, *views, *maps, **options)
         found = functional(model, *other_views, *other_maps, **options)
         assert [name for name in names if not torch.equal(getattr(found, name), getattr(expected, name))] == []

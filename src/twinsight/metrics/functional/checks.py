@@ -17,7 +17,7 @@ def at_image_size(maps: Tensor, views: Tensor, name: str) -> Tensor:
     """
     if maps.ndim != 3 or len(maps) != len(views):
         raise UserError(f"`{name}` must be ({len(views)}, h, w), one map per pair, got {tuple(maps.shape)}")
-    maps, size = maps.contiguous(), (views.shape[-2], views.shape[-1])
+    size = (views.shape[-2], views.shape[-1])
     if tuple(maps.shape[-2:]) == size:
         return maps
     return F.interpolate(maps.unsqueeze(1), size=size, mode="bilinear", align_corners=False).squeeze(1)
