@@ -416,3 +416,21 @@ def test_arguments_that_only_code_can_give_are_not_offered():
     def explain(model: nn.Module, view1: Tensor, window: int, layer: str | None = None, mask: Tensor | None = None): ...
 
     assert arguments(explain).writable == ["window", "layer", "mask"]
+
+
+def test_further_keywords_of_a_constructor_are_those_of_its_base():
+    class Base:
+        def __init__(self, width: int = 1): ...
+
+    class Derived(Base):
+        def __init__(self, height: int = 1, **rest): ...
+
+    class Plain: ...
+
+    class Open:
+        def __init__(self, **rest): ...
+
+    assert set(arguments(Derived).types) == {"width", "height"}
+    assert not arguments(Derived).open
+    assert arguments(Open).open
+    assert not arguments(Plain).types

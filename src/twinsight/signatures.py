@@ -96,8 +96,8 @@ def arguments(target: Callable[..., Any]) -> Arguments:
     is_open = any(p.kind is p.VAR_KEYWORD for p in parameters)
     if is_open and isinstance(target, type):
         # A constructor that takes further keywords hands them to the next one in line, unless that is the last.
-        _, following, *_ = (base for base in target.__mro__ if "__init__" in vars(base) or base is object)
-        inherited = arguments(following) if following is not object else Arguments({}, open=True)
+        makers = [base for base in target.__mro__ if "__init__" in vars(base) and base is not object]
+        inherited = arguments(makers[1]) if len(makers) > 1 else Arguments({}, open=True)
         return Arguments({**inherited.types, **annotations}, inherited.open)
     return Arguments(annotations, is_open)
 

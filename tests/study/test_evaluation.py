@@ -203,12 +203,16 @@ def test_the_members_of_a_set_continue_each_where_it_stopped(tiny, reference, co
         assert_same_results(folder, reference[name])
 
 
-def test_a_finished_member_of_a_set_is_not_computed_again(tiny, reference, computed):
+def test_a_finished_member_of_a_set_is_not_computed_again(tiny, reference, computed, capsys):
     alone, together = tiny(*GRADCAM), tiny(*SET)
     together.paths.output_root = alone.paths.output_root
     assert explain(alone) == 0
     computed["gradcam"].clear()
+    capsys.readouterr()
     assert explain(together) == 0
+    output = capsys.readouterr().out
+    assert "gradcam: computed before" in output
+    assert "conditional_occlusion: computed before" not in output
     assert computed == {"gradcam": [], "conditional_occlusion": [0, 1, 2, 3, 4]}
     for name, folder in cells(together.paths.output_root).items():
         assert_same_results(folder, reference[name])
