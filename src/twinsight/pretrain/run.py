@@ -17,7 +17,7 @@ from twinsight.files import write_json
 from twinsight.models import TwoViewModel, rounded, save_model
 from twinsight.pretrain.callbacks import ExplainPairs, SaveWeights, ShowLearning
 from twinsight.pretrain.data import PretrainDataModule
-from twinsight.study.loggers import finish
+from twinsight.tracking import finish
 
 log = logging.getLogger(__name__)
 

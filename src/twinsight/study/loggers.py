@@ -19,6 +19,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from twinsight.errors import UserError, unknown
 from twinsight.study.cell import Cell
 from twinsight.study.records import unpacked_map
+from twinsight.tracking import finish
 
 log = logging.getLogger(__name__)
 
@@ -173,15 +174,3 @@ def _curve(row: Row, name: str) -> np.ndarray:
     curve = unpacked_map(row, name)
     assert curve is not None  # every explained pair has its curves
     return curve
-
-
-def finish(logger: WandbLogger) -> None:
-    """Close the run: without this, the next cell of the process would land in it."""
-    run = logger.experiment
-    offline, folder = run.offline, Path(run.dir).parent
-    url = None if offline else run.url
-    run.finish()
-    if offline:
-        log.info("W&B run kept offline; to upload it: wandb sync %s", folder)
-    else:
-        log.info("W&B run: %s", url)
