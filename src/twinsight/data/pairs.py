@@ -30,6 +30,12 @@ class SkippedPair:
     pair_id: str
     reason: str
 
+    def refusal(self) -> UserError:
+        """The error for a run that was told to skip nothing."""
+        return UserError(
+            f"cannot read {self.pair_id}: {self.reason}; mend or remove it, or set data.on_error=skip to go on without"
+        )
+
 
 @dataclass(eq=False)
 class PairBatch:
@@ -240,9 +246,5 @@ class PairDataModule(pl.LightningDataModule):
     def transfer_batch_to_device(self, batch: PairBatch, device: torch.device, dataloader_idx: int) -> PairBatch:
         # Here and not in the worker, whose exceptions arrive wrapped in a traceback.
         if batch.skipped and self.pairs.photos.on_error == "raise":
-            broken = batch.skipped[0]
-            raise UserError(
-                f"cannot read {broken.pair_id}: {broken.reason}; "
-                "mend or remove it, or set data.on_error=skip to go on without"
-            )
+            raise batch.skipped[0].refusal()
         return batch.to(device)

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from twinsight.errors import UserError, unknown
+from twinsight.files import write_atomically
 from twinsight.models.checkpoints import read_tensors, sha256, shapes
 from twinsight.models.published import PUBLISHED, check_options, load_published, models_that_fit, published_name
 from twinsight.models.small_resnet import SmallResNet, projection_head
@@ -157,13 +158,13 @@ def save_model(
     if architecture is None:
         raise UserError(f"only models built by {', '.join(ARCHITECTURES)} can be saved with their architecture")
     metadata = {"architecture": architecture, "input_size": model.input_size, "figures": dict(figures)}
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
     state = {key: _stored(value, dtype) for key, value in model.state_dict().items()}
-    save_file(state, partial, metadata={_METADATA_KEY: json.dumps(metadata, sort_keys=True)})
-    partial.chmod(0o644)  # safetensors gives files to their owner alone
-    partial.replace(path)
+
+    def write(partial: Path) -> None:
+        save_file(state, partial, metadata={_METADATA_KEY: json.dumps(metadata, sort_keys=True)})
+        partial.chmod(0o644)  # safetensors gives files to their owner alone
+
+    write_atomically(Path(path), write)
 
 
 def weights_digest(model: nn.Module) -> str:

@@ -9,7 +9,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from twinsight.config import validate
-from twinsight.data import PairDataModule
+from twinsight.data import PairDataModule, SkippedPair
 from twinsight.errors import UserError
 from twinsight.files import write_atomically
 from twinsight.models import evaluating
@@ -119,10 +119,7 @@ def _close(cell: Cell, pairs: int) -> None:
 def _refuse_skipped(cell: Cell) -> None:
     for row in read(cell.folder):
         if row["skipped"] is not None:
-            raise UserError(
-                f"cannot read {row['pair_id']}: {row['skipped']}; mend or remove it, or set data.on_error=skip to go "
-                "on without"
-            )
+            raise SkippedPair(row["index"], row["pair_id"], row["skipped"]).refusal()
 
 
 def _write_config(cell: Cell) -> None:

@@ -3,7 +3,6 @@
 import json
 import math
 import statistics
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +28,9 @@ Row = dict[str, Any]
 def publish(cell: Cell, planned: Plan, config: DictConfig) -> None:
     """Write ``metrics.json`` and the pictures of a finished cell."""
     rows = read(cell.folder)
-    arrays = {row["index"]: row for row in read(cell.folder, "arrays")}
-    summary = summarize(rows)
-    write_json(cell.folder / "metrics.json", summary)
+    write_json(cell.folder / "metrics.json", summarize(rows))
     explained = [row for row in rows if row["skipped"] is None]
-    _draw(cell, planned, explained[: config.pictures.limit], arrays, config.seed, config.pictures.side)
+    _draw(cell, planned, explained[: config.pictures.limit], config.seed, config.pictures.side)
 
 
 def log(cell: Cell, config: DictConfig) -> None:
@@ -45,9 +42,8 @@ def log(cell: Cell, config: DictConfig) -> None:
     if config.logger._target_ in logged:
         return
     rows = [row for row in read(cell.folder) if row["skipped"] is None]
-    arrays = {row["index"]: row for row in read(cell.folder, "arrays")}
     drawn = {row["index"]: path for row in rows if (path := _picture(cell, row)).exists()}
-    log_cell(config.logger, cell, json.loads((cell.folder / "metrics.json").read_text()), rows, arrays, drawn)
+    log_cell(config.logger, cell, json.loads((cell.folder / "metrics.json").read_text()), rows, _arrays(cell), drawn)
     write_json(marker, [*logged, config.logger._target_])
 
 
@@ -155,12 +151,20 @@ def _score_columns(rows: list[Row]) -> list[str]:
     return list(numeric)
 
 
-def _draw(cell: Cell, planned: Plan, rows: list[Row], arrays: dict[int, Row], seed: int, side: int) -> None:
+def _draw(cell: Cell, planned: Plan, rows: list[Row], seed: int, side: int) -> None:
     """One picture per pair at the photo's own resolution; those that exist are kept."""
     pairs = PairDataset(planned.photos, planned.views, planned.model.normalization, seed)
     missing = [row for row in rows if not _picture(cell, row).exists()]
-    for row in _progress(missing):
+    if not missing:
+        return  # before the maps of the whole cell are read for nothing
+    arrays = _arrays(cell)
+    for row in track(missing, description="Drawing pictures", transient=True):
         _draw_pair(cell, pairs, row, arrays[row["index"]], side, _picture(cell, row))
+
+
+def _arrays(cell: Cell) -> dict[int, Row]:
+    """Maps and curves of every pair, by its index."""
+    return {row["index"]: row for row in read(cell.folder, "arrays")}
 
 
 def _picture(cell: Cell, row: Row) -> Path:
@@ -196,7 +200,3 @@ def _draw_pair(cell: Cell, pairs: PairDataset, row: Row, arrays: Row, side: int,
 def _file_name(row: Row) -> str:
     stem = "".join(letter if letter.isalnum() or letter in "-_" else "_" for letter in Path(row["pair_id"]).stem)
     return f"{row['index']:05d}-{stem[:60]}"
-
-
-def _progress(rows: list[Row]) -> Iterable[Row]:
-    return track(rows, description="Drawing pictures", transient=True) if rows else []
