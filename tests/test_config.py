@@ -1,7 +1,6 @@
 """A configuration that does not fit is refused at once, with the full key and the remedy."""
 
 import errno
-import time
 from collections.abc import Callable, Sequence
 from enum import Enum
 from pathlib import Path
@@ -52,13 +51,10 @@ def test_every_shipped_choice_is_valid(group, name):
     validate(config)
 
 
-def test_validation_is_quick_and_changes_nothing():
+def test_validation_changes_nothing():
     config = composed()
     before = OmegaConf.to_yaml(config)
-    validate(config)  # imports what the targets need
-    start = time.perf_counter()
     validate(config)
-    assert time.perf_counter() - start < 0.1
     assert OmegaConf.to_yaml(config) == before
 
 
