@@ -2,8 +2,9 @@
 
 import logging
 from collections import OrderedDict
-from collections.abc import Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -14,6 +15,8 @@ from twinsight.errors import UserError
 from twinsight.models import TwoViewModel
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 class NonFiniteEmbedding(UserError):
@@ -33,7 +36,7 @@ class PairBank:
         capacity: bytes of embeddings and feature maps kept; the oldest are dropped first.
 
     Attributes:
-        forwards: images encoded so far, without padding.
+        forwards, backwards: images encoded, and gradients taken back to images, so far, without padding.
 
     >>> from twinsight.models import small_two_view
     >>> bank = PairBank(small_two_view().eval())
@@ -49,6 +52,7 @@ class PairBank:
         self.chunk_size = chunk_size
         self.capacity = capacity
         self.forwards = 0
+        self.backwards = 0
         self._kept: OrderedDict[Hashable, Tensor] = OrderedDict()
         self._bytes = 0
 
@@ -85,25 +89,61 @@ class PairBank:
             self.forwards += len(perturbation)
         return self._get(key)
 
+    def encode(self, images: Tensor, view: int = 1) -> Tensor:
+        """Embeddings ``(n, d)`` of ``(n, C, H, W)`` images in one pass, with a graph where the caller builds one.
+
+        Nothing is kept and nothing split: for what needs gradients, inside :meth:`in_chunks` where there are many.
+        """
+        self.forwards += len(images)
+        return self.model(images, view)
+
+    def gradients(self, score: Tensor, images: Sequence[Tensor], count: int | None = None) -> tuple[Tensor, ...]:
+        """Gradients of the scalar ``score`` with respect to each of ``images``.
+
+        Args:
+            count: image passes backwards that this takes; None is the number of images in ``images``.
+        """
+        self.backwards += sum(map(len, images)) if count is None else count
+        return torch.autograd.grad(score, images)
+
+    def offer(self, image: Tensor, view: int, embedding: Tensor) -> None:
+        """Keep the embedding ``(d,)`` that a caller computed of a whole view anyway, unless there is one.
+
+        Raises:
+            NonFiniteEmbedding: it holds NaN or infinity.
+        """
+        key = ("embedding", content_digest(image), self._side(view))
+        if key not in self._kept:
+            self._keep(key, _finite(embedding, f"view {view}"))
+
+    def in_chunks(self, count: int, work: Callable[[int, int], T]) -> list[T]:
+        """``work(start, stop)`` for each chunk of ``range(count)``; all again in halved chunks when memory runs out."""
+        while True:
+            passes = self.forwards, self.backwards
+            try:
+                starts = range(0, count, self.chunk_size)
+                return [work(start, min(start + self.chunk_size, count)) for start in starts]
+            except torch.OutOfMemoryError:
+                if self.chunk_size == 1:
+                    raise
+                self.forwards, self.backwards = passes  # what did not fit is not counted twice
+                self.chunk_size //= 2
+                log.warning("out of device memory: chunks of %d perturbed images from here on", self.chunk_size)
+
     def clear(self) -> None:
         """Forget everything; counters stay."""
         self._kept.clear()
         self._bytes = 0
 
     def _encode(self, perturbation: Perturbation, view: int) -> Tensor:
-        while True:
-            try:
-                device, last = perturbation.image.device, len(perturbation) - 1
-                chunks = []
-                for start in range(0, len(perturbation), self.chunk_size):
-                    indices = torch.arange(start, start + self.chunk_size, device=device).clamp(max=last)
-                    chunks.append(self.model(perturbation.versions(indices).contiguous(), view))
-                return torch.cat(chunks)[: len(perturbation)] if chunks else self._no_embeddings(perturbation, view)
-            except torch.OutOfMemoryError:
-                if self.chunk_size == 1:
-                    raise
-                self.chunk_size //= 2
-                log.warning("out of device memory: chunks of %d perturbed images from here on", self.chunk_size)
+        def embeddings(start: int, stop: int) -> Tensor:
+            # Filled up by repetition: every chunk has one size, because rounding depends on it.
+            indices = torch.arange(start, start + self.chunk_size, device=perturbation.image.device)
+            versions = perturbation.versions(indices.clamp(max=stop - 1)).contiguous()
+            return self.model(versions, view)[: stop - start]
+
+        chunks = self.in_chunks(len(perturbation), embeddings)
+        return torch.cat(chunks) if chunks else self._no_embeddings(perturbation, view)
 
     def _no_embeddings(self, perturbation: Perturbation, view: int) -> Tensor:
         return self.embedding(perturbation.image, view).new_empty(0, len(self.embedding(perturbation.image, view)))

@@ -1,8 +1,10 @@
 """The contract of every explainer: two views in, two maps and the score out."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, ClassVar
+from types import MappingProxyType
+from typing import Any, ClassVar, NamedTuple
 
 import pytorch_lightning as pl
 import torch
@@ -16,6 +18,41 @@ from twinsight.models import TwoViewModel, evaluating
 from twinsight.naming import snake_case
 from twinsight.plotting import draw_explanation
 from twinsight.protocol import resolve
+
+
+EXPLAINERS: dict[str, type["Explainer"]] = {}
+"""Every explainer class that has been imported, by its name."""
+
+
+class Maps(NamedTuple):
+    """What an explainer found for one pair; a plain ``(map1, map2)`` will do where there are no details.
+
+    Attributes:
+        map1: ``(h, w)`` for view 1, raw and signed.
+        map2: ``(h, w)`` for view 2, None where the method makes one map.
+        details: what else it found: scalars become columns of the record, larger tensors are kept beside the maps.
+    """
+
+    map1: Tensor
+    map2: Tensor | None
+    details: Mapping[str, Tensor] = MappingProxyType({})
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Passes of single images through the network that explaining one pair takes, the two views included.
+
+    A backward pass counts where it reaches the input; the heads' alone do not.
+
+    >>> print(Cost(884), Cost(2, 2), sep=", ")
+    884 F, 2 F + 2 b
+    """
+
+    forwards: int
+    backwards: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.forwards} F" + (f" + {self.backwards} b" if self.backwards else "")
 
 
 class Explainer(pl.LightningModule):
@@ -46,6 +83,10 @@ class Explainer(pl.LightningModule):
     """In file names and tables; the class's name in snake case where a subclass gives none."""
     title: ClassVar[str] = "Explainer"
     """In figures; the class's name where a subclass gives none."""
+    source: ClassVar[str] = "yours"
+    """Where the method is defined."""
+    maps: int = 2
+    """How many maps it makes: 2, 1 (of view 1), or 0 (images instead). Decides which metrics apply."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -53,6 +94,7 @@ class Explainer(pl.LightningModule):
             cls.name = snake_case(cls.__name__)
         if "title" not in cls.__dict__:
             cls.title = snake_case(cls.__name__).replace("_", " ").capitalize()
+        EXPLAINERS[cls.name] = cls
 
     def __init__(self, model: TwoViewModel, protocol: str = "sound", **given: Any) -> None:
         super().__init__()
@@ -62,9 +104,28 @@ class Explainer(pl.LightningModule):
         self.protocol = protocol
         self.options: dict[str, Any] = resolve(protocol, self.protocol_options, given)
 
+    @property
+    def variant(self) -> str:
+        """What tells this one from others of its class in a table, as the paper's tables write it; mostly empty."""
+        return ""
+
+    @property
+    def label(self) -> str:
+        """Title with the variant, for figures and tables."""
+        return f"{self.title} ({self.variant})" if self.variant else self.title
+
+    def cost(self, image_size: tuple[int, int]) -> Cost:
+        """What explaining one pair of images of (height, width) pixels takes, nothing being shared."""
+        raise NotImplementedError
+
     def forward(
-        self, view1: Tensor, view2: Tensor, seeds: Tensor | None = None, bank: PairBank | None = None
-    ) -> "PairExplanation":
+        self,
+        view1: Tensor,
+        view2: Tensor,
+        seeds: Tensor | None = None,
+        bank: PairBank | None = None,
+        partner_view2: Tensor | None = None,
+    ) -> Any:
         """Explain a batch of pairs.
 
         Args:
@@ -72,6 +133,10 @@ class Explainer(pl.LightningModule):
             view2: ``(B, C, H, W)`` second views.
             seeds: ``(B,)`` int64, one per pair; None derives them from the pixels of view 1.
             bank: embeddings to share with other explainers and metrics; None uses a bank of its own.
+            partner_view2: ``(B, C, H, W)`` second views of other pairs, which some controls explain against.
+
+        Returns:
+            a :class:`PairExplanation`; methods that make images return theirs.
 
         Raises:
             UserError: shapes do not fit, or the bank belongs to another model.
@@ -85,33 +150,42 @@ class Explainer(pl.LightningModule):
         with torch.inference_mode(False), torch.no_grad(), evaluating(self.model):
             view1, view2 = (view.clone() if view.is_inference() else view.detach() for view in (view1, view2))
             view1, view2 = view1.contiguous(), view2.contiguous()  # networks round by the layout of what they are given
+            if partner_view2 is not None:
+                check_views(view1, partner_view2, None)
+                partner_view2 = partner_view2.clone().contiguous()
             seeds = seeds_from_pixels(view1) if seeds is None else seeds
-            pairs = [Pair(a, b, int(s), bank) for a, b, s in zip(view1, view2, seeds, strict=True)]
-            maps = [self.explain(pair) for pair in pairs]
-            map1, map2 = zip(*maps, strict=True)
-            return PairExplanation(
-                map1=torch.stack(map1),
-                map2=None if map2[0] is None else torch.stack(map2),
-                score=torch.stack([pair.score for pair in pairs]),
-                geometry=self.geometry((view1.shape[-2], view1.shape[-1])),
-                views=(self.model.pixels(view1), self.model.pixels(view2)),
-                title=self.title,
-            )
+            partners = [None] * len(view1) if partner_view2 is None else partner_view2
+            pairs = [Pair(a, b, int(s), bank, p) for a, b, s, p in zip(view1, view2, seeds, partners, strict=True)]
+            return self.collect(pairs, [self.explain(pair) for pair in pairs])
 
-    def explain(self, pair: "Pair") -> tuple[Tensor, Tensor | None]:
-        """Raw signed maps ``(h, w)`` of one pair, the second None where the method makes only one.
+    def explain(self, pair: "Pair") -> Any:
+        """:class:`Maps` of one pair, or a plain ``(map1, map2)``.
 
         Runs without gradients; wrap what needs them in ``torch.enable_grad()``.
         """
         raise NotImplementedError
 
+    def collect(self, pairs: Sequence["Pair"], found: Sequence[Any]) -> Any:
+        """One answer for the batch of what :meth:`explain` found for each pair."""
+        map1, map2, details = zip(*(Maps(*one) for one in found), strict=True)
+        view1, view2 = torch.stack([pair.view1 for pair in pairs]), torch.stack([pair.view2 for pair in pairs])
+        return PairExplanation(
+            map1=torch.stack(map1),
+            map2=None if map2[0] is None else torch.stack(map2),
+            score=torch.stack([pair.score for pair in pairs]),
+            geometry=self.geometry((view1.shape[-2], view1.shape[-1])),
+            views=(self.model.pixels(view1), self.model.pixels(view2)),
+            title=self.label,
+            details={name: torch.stack([each[name] for each in details]) for name in details[0]},
+        )
+
     def geometry(self, image_size: tuple[int, int]) -> MapGeometry:
         """How the cells of this explainer's maps lie on an image of (height, width) pixels."""
         return MapGeometry()
 
-    def predict_step(self, batch: Any, batch_idx: int) -> "PairExplanation":
+    def predict_step(self, batch: Any, batch_idx: int) -> Any:
         """``Trainer.predict`` on a ``PairDataModule`` returns explanations."""
-        return self(batch.view1, batch.view2, batch.seeds)
+        return self(batch.view1, batch.view2, batch.seeds, partner_view2=batch.partner_view2)
 
 
 @dataclass(eq=False)
@@ -122,12 +196,14 @@ class Pair:
         view1, view2: ``(C, H, W)`` in the model's input space.
         seed: of this pair; take randomness from :meth:`generator`.
         bank: where embeddings come from.
+        partner_view2: second view of another pair, where the caller gave one.
     """
 
     view1: Tensor
     view2: Tensor
     seed: int
     bank: PairBank
+    partner_view2: Tensor | None = None
 
     @cached_property
     def z1(self) -> Tensor:
@@ -146,11 +222,26 @@ class Pair:
 
     def features(self, view: int) -> Tensor:
         """Feature map ``(D, h, w)`` of view 1 or 2."""
-        return self.bank.features(self.view1 if view == 1 else self.view2, view)
+        return self.bank.features(self.view(view), view)
+
+    def view(self, view: int) -> Tensor:
+        """View 1 or 2."""
+        return self.view1 if view == 1 else self.view2
+
+    def with_graph(self, view: int) -> tuple[Tensor, Tensor]:
+        """View 1 or 2 as a leaf ``(1, C, H, W)``, and its embedding ``(1, d)`` with the graph between them.
+
+        One forward, which serves the bank as the view's embedding as well.
+        """
+        with torch.enable_grad():
+            leaf = self.view(view).unsqueeze(0).clone().requires_grad_()
+            embedding = self.bank.encode(leaf.clone(), view)  # a copy: the network may work in place
+        self.bank.offer(self.view(view), view, embedding.detach()[0])
+        return leaf, embedding
 
     def baseline(self, name: Any, view: int) -> Tensor:
         """The image that erased pixels of view 1 or 2 come from."""
-        image = self.view1 if view == 1 else self.view2
+        image = self.view(view)
         return baseline_image(name, image, self.bank.model.normalization, self.seed)
 
     def generator(self, *purpose: object) -> torch.Generator:
@@ -169,6 +260,7 @@ class PairExplanation:
         geometry: how the cells lie on the image.
         views: both views as ``(B, C, H, W)`` pixels in [0, 1], for drawing.
         title: name of the method.
+        details: what else the method found: ``(B,)`` numbers or ``(B, ...)`` arrays, by name.
     """
 
     map1: Tensor
@@ -177,6 +269,7 @@ class PairExplanation:
     geometry: MapGeometry = field(default_factory=MapGeometry)
     views: tuple[Tensor, Tensor] | None = None
     title: str = ""
+    details: Mapping[str, Tensor] = field(default_factory=dict)
 
     def to(self, device: torch.device | str) -> "PairExplanation":
         """The explanation with its tensors on ``device``."""
@@ -186,6 +279,7 @@ class PairExplanation:
             map2=None if self.map2 is None else self.map2.to(device),
             score=self.score.to(device),
             views=None if self.views is None else (self.views[0].to(device), self.views[1].to(device)),
+            details={name: value.to(device) for name, value in self.details.items()},
         )
 
     def resized(self, size: tuple[int, int]) -> tuple[Tensor, Tensor | None]:

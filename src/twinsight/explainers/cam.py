@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from twinsight.errors import UserError, unknown
-from twinsight.explainers.base import Explainer, Pair
+from twinsight.explainers.base import Cost, Explainer, Pair
 from twinsight.models import TwoViewModel
 
 Activations = tuple[Tensor, Tensor]
@@ -24,6 +24,9 @@ class _ActivationExplainer(Explainer):
         activations, gradients = self._activations_and_gradients(pair)
         return self.combine(pair, activations, gradients)
 
+    def cost(self, image_size: tuple[int, int]) -> Cost:
+        return Cost(2) if self.options["layer"] is None else Cost(4)
+
     def combine(self, pair: Pair, activations: Activations, gradients: Activations) -> Activations:
         """Maps ``(h, w)`` from activations and gradients ``(D, h, w)`` of both views."""
         raise NotImplementedError
@@ -37,8 +40,8 @@ class _ActivationExplainer(Explainer):
                 # Copies go on: a head that works in place must not overwrite what is explained.
                 z1, z2 = self.model.embed(a1.clone(), 1), self.model.embed(a2.clone(), 2)
             else:
-                a1, z1 = _cut(self.model, layer, pair.view1, 1)
-                a2, z2 = _cut(self.model, layer, pair.view2, 2)
+                a1, z1 = _cut(pair, layer, 1)
+                a2, z2 = _cut(pair, layer, 2)
             score = self.model.similarity(z1, z2).sum()
             gradients = torch.autograd.grad(score, (a1, a2))
         return (a1.detach()[0], a2.detach()[0]), (gradients[0][0], gradients[1][0])
@@ -68,6 +71,7 @@ class GradCAM(_ActivationExplainer):
 
     name = "gradcam"
     title = "Grad-CAM"
+    source = "Selvaraju et al. 2017; the paper's baseline"
     protocol_options: ClassVar[dict[str, dict[str, Any]]] = {"form": {"paper": "elementwise", "sound": "canonical"}}
 
     def __init__(
@@ -123,6 +127,7 @@ class InteractionCAM(_ActivationExplainer):
     """
 
     title = "Interaction-CAM"
+    source = "paper, section 3.4"
     protocol_options: ClassVar[dict[str, dict[str, Any]]] = {"invariance_weight": {"paper": True, "sound": False}}
 
     def __init__(
@@ -146,6 +151,10 @@ class InteractionCAM(_ActivationExplainer):
             gradient_interaction=gradient_interaction,
             invariance_weight=invariance_weight,
         )
+
+    @property
+    def variant(self) -> str:
+        return self.options["reduction"] + ", gradient interaction" * bool(self.options["gradient_interaction"])
 
     def combine(self, pair: Pair, activations: Activations, gradients: Activations) -> Activations:
         reduce = _REDUCTIONS[self.options["reduction"]]
@@ -198,7 +207,7 @@ def _min_max(z: Tensor) -> Tensor:
     return (z - z.min()) / spread if spread > 0 else torch.zeros_like(z)
 
 
-def _cut(model: TwoViewModel, layer: str, image: Tensor, view: int) -> tuple[Tensor, Tensor]:
+def _cut(pair: Pair, layer: str, view: int) -> tuple[Tensor, Tensor]:
     """Activation ``(1, D, h, w)`` of ``layer`` as a leaf, and the embedding computed from it."""
     leaves: list[Tensor] = []
 
@@ -210,9 +219,11 @@ def _cut(model: TwoViewModel, layer: str, image: Tensor, view: int) -> tuple[Ten
         # A copy goes on: a following in-place ReLU must not overwrite the activation that is explained.
         return leaves[-1].clone()
 
-    handle = model.get_submodule(layer).register_forward_hook(take)
+    handle = pair.bank.model.get_submodule(layer).register_forward_hook(take)
     try:
-        embedding = model(image.unsqueeze(0).clone(), view)  # a copy: the network may work in place
+        embedding = pair.bank.encode(
+            pair.view(view).unsqueeze(0).clone(), view
+        )  # a copy: the network may work in place
     finally:
         handle.remove()
     if len(leaves) != 1:
