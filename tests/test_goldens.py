@@ -3,7 +3,13 @@
 import pytest
 
 from toy import load_golden
-from twinsight.explainers import ConditionalOcclusion, GradCAM, InteractionCAM
+from twinsight.explainers import (
+    ConditionalOcclusion,
+    ContextAgnosticOcclusion,
+    GradCAM,
+    InteractionCAM,
+    PairwiseOcclusion,
+)
 from twinsight.metrics.functional import average_drop, insertion_deletion
 
 REDUCTIONS = {"mean": "mean", "max": "max", "attn": "attention"}
@@ -25,6 +31,19 @@ def assert_explanation_matches(explanation, golden, name):
 def test_conditional_occlusion_is_golden(golden):
     explanation = ConditionalOcclusion(golden.model, protocol="paper")(golden.view1, golden.view2)
     assert_explanation_matches(explanation, golden, "conditional_occlusion")
+
+
+def test_context_agnostic_occlusion_is_golden(golden):
+    explanation = ContextAgnosticOcclusion(golden.model, protocol="paper")(golden.view1, golden.view2)
+    assert_explanation_matches(explanation, golden, "context_agnostic_occlusion")
+
+
+def test_pairwise_occlusion_is_golden(golden):
+    explainer = PairwiseOcclusion(golden.model, boxes=golden.array("pairwise_boxes"), protocol="paper")
+    explanation = explainer(golden.view1, golden.view2)
+    for view, found in ((1, explanation.map1), (2, explanation.map2)):
+        expected = golden.array(f"pairwise_occlusion_{view}")
+        assert (found[0, ::4, ::4] - expected).abs().max() <= 1e-4 * expected.abs().max()
 
 
 def test_gradcam_is_golden(golden):

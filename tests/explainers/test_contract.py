@@ -24,7 +24,11 @@ CLASSES = {
     if isinstance(found, type) and issubclass(found, Explainer) and found is not Explainer
 }
 # Options that make small cells of small views, and draw where the method can.
-OPTIONS = {"ConditionalOcclusion": {"window": 9, "stride": 5, "baseline": "noise"}}
+OPTIONS = {
+    "ConditionalOcclusion": {"window": 9, "stride": 5, "baseline": "noise"},
+    "ContextAgnosticOcclusion": {"window": 9, "stride": 5},
+    "PairwiseOcclusion": {"num_samples": 7},
+}
 WITH_LAYER = [name for name in CLASSES if name.endswith("CAM")]
 BATCH = 3
 

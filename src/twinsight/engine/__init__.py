@@ -7,13 +7,17 @@ from twinsight.engine.perturbations import (
     Perturbation,
     erased_by_rank,
     erased_windows,
+    kept_windows,
     pixel_ranks,
     revealed_by_rank,
 )
+from twinsight.engine.scaling import degenerate, min_max
 from twinsight.engine.seeds import content_digest, generator, seed_of, seeds_from_pixels
+from twinsight.engine.transforms import TRANSFORMS
 
 __all__ = [
     "BASELINES",
+    "TRANSFORMS",
     "Baseline",
     "NonFiniteEmbedding",
     "PairBank",
@@ -22,9 +26,12 @@ __all__ = [
     "check_baseline",
     "check_views",
     "content_digest",
+    "degenerate",
     "erased_by_rank",
     "erased_windows",
     "generator",
+    "kept_windows",
+    "min_max",
     "pixel_ranks",
     "revealed_by_rank",
     "seed_of",

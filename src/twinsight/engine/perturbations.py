@@ -47,17 +47,34 @@ def erased_windows(image: Tensor, fill: Tensor, boxes: Tensor) -> Perturbation:
     >>> erased.versions(torch.tensor([0])).sum()
     tensor(12.)
     """
+    inside = _inside(boxes, image)
+    key = ("erased_windows", content_digest(boxes))
+    return Perturbation(image, fill, lambda indices: ~inside(indices), len(boxes), key)
+
+
+def kept_windows(image: Tensor, fill: Tensor, boxes: Tensor) -> Perturbation:
+    """One version for each box, of which nothing but the box is kept; as above.
+
+    >>> kept = kept_windows(torch.ones(1, 4, 4), torch.zeros(1, 4, 4), torch.tensor([[0, 0, 2, 2]]))
+    >>> kept.versions(torch.tensor([0])).sum()
+    tensor(4.)
+    """
+    return Perturbation(image, fill, _inside(boxes, image), len(boxes), ("kept_windows", content_digest(boxes)))
+
+
+def _inside(boxes: Tensor, image: Tensor) -> Callable[[Tensor], Tensor]:
+    """Indices of boxes ``(n,)`` to masks ``(n, 1, H, W)``, True inside the box."""
     height, width = image.shape[-2:]
     boxes = boxes.to(image.device)
     rows, columns = torch.arange(height, device=image.device), torch.arange(width, device=image.device)
 
-    def keep(indices: Tensor) -> Tensor:
+    def inside(indices: Tensor) -> Tensor:
         top, left, tall, wide = boxes[indices].unsqueeze(-1).unbind(1)
         in_rows = (rows >= top) & (rows < top + tall)
         in_columns = (columns >= left) & (columns < left + wide)
-        return ~(in_rows.unsqueeze(-1) & in_columns.unsqueeze(-2)).unsqueeze(1)
+        return (in_rows.unsqueeze(-1) & in_columns.unsqueeze(-2)).unsqueeze(1)
 
-    return Perturbation(image, fill, keep, len(boxes), ("erased_windows", content_digest(boxes)))
+    return inside
 
 
 def revealed_by_rank(image: Tensor, fill: Tensor, ranks: Tensor, step: int, steps: int) -> Perturbation:

@@ -3,11 +3,12 @@
 from twinsight.explainers.base import EXPLAINERS, Cost, Explainer, Maps, Pair, PairExplanation
 from twinsight.explainers.cam import GradCAM, InteractionCAM
 from twinsight.explainers.geometry import MapGeometry
-from twinsight.explainers.occlusion import ConditionalOcclusion
+from twinsight.explainers.occlusion import ConditionalOcclusion, ContextAgnosticOcclusion, PairwiseOcclusion
 
 __all__ = [
     "EXPLAINERS",
     "ConditionalOcclusion",
+    "ContextAgnosticOcclusion",
     "Cost",
     "Explainer",
     "GradCAM",
@@ -16,4 +17,5 @@ __all__ = [
     "Maps",
     "Pair",
     "PairExplanation",
+    "PairwiseOcclusion",
 ]

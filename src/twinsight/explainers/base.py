@@ -19,7 +19,6 @@ from twinsight.naming import snake_case
 from twinsight.plotting import draw_explanation
 from twinsight.protocol import resolve
 
-
 EXPLAINERS: dict[str, type["Explainer"]] = {}
 """Every explainer class that has been imported, by its name."""
 
@@ -311,3 +310,4 @@ class PairExplanation:
         map2 = None if maps[1] is None else maps[1][index].cpu().numpy()
         draw_explanation(axes[0], axes[1], image1, image2, maps[0][index].cpu().numpy(), map2)
         return axes
+

@@ -5,6 +5,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from twinsight.engine import min_max
 from twinsight.errors import UserError, unknown
 from twinsight.explainers.base import Cost, Explainer, Pair
 from twinsight.models import TwoViewModel
@@ -167,7 +168,7 @@ class InteractionCAM(_ActivationExplainer):
             gradients = _interacting_constant(*gradients) if constant else _interacting(*gradients)
         cam1, cam2 = ((a * weight * g.relu()).sum(dim=0) for a, g in zip(activations, gradients, strict=True))
         if self.options["invariance_weight"]:
-            invariance = 1 - (_min_max(pair.z1) - _min_max(pair.z2)).abs().mean()
+            invariance = 1 - (min_max(pair.z1) - min_max(pair.z2)).abs().mean()
             cam1, cam2 = cam1 * invariance, cam2 * invariance
         return cam1, cam2
 
@@ -200,11 +201,6 @@ def _interacting_constant(g1: Tensor, g2: Tensor) -> Activations:
         return positions * torch.maximum(mine * other.max(), mine * other.min())
 
     return largest(first, second), largest(second, first)
-
-
-def _min_max(z: Tensor) -> Tensor:
-    spread = z.max() - z.min()
-    return (z - z.min()) / spread if spread > 0 else torch.zeros_like(z)
 
 
 def _cut(pair: Pair, layer: str, view: int) -> tuple[Tensor, Tensor]:

@@ -6,9 +6,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from twinsight.engine import PairBank, baseline_image, check_baseline, check_views, seeds_from_pixels
+from twinsight.engine import (
+    PairBank,
+    baseline_image,
+    check_baseline,
+    check_views,
+    degenerate,
+    min_max,
+    seeds_from_pixels,
+)
 from twinsight.engine.baselines import Baseline
-from twinsight.metrics.functional.checks import at_image_size, bank_for, degenerate, min_max
+from twinsight.metrics.functional.checks import at_image_size, bank_for
 from twinsight.models import TwoViewModel, evaluating
 from twinsight.protocol import resolve
 

@@ -1,6 +1,5 @@
 """What every metric asks of its maps."""
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -21,22 +20,6 @@ def at_image_size(maps: Tensor, views: Tensor, name: str) -> Tensor:
     if tuple(maps.shape[-2:]) == size:
         return maps
     return F.interpolate(maps.unsqueeze(1), size=size, mode="bilinear", align_corners=False).squeeze(1)
-
-
-def degenerate(heatmap: Tensor) -> bool:
-    """True for a map that ranks nothing: constant, or with NaN or infinity."""
-    return not bool(torch.isfinite(heatmap).all()) or bool(heatmap.max() == heatmap.min())
-
-
-def min_max(heatmap: Tensor) -> Tensor:
-    """A map scaled to [0, 1]; zero where it is degenerate.
-
-    >>> min_max(torch.tensor([[-1.0, 0.0, 3.0]]))
-    tensor([[0.0000, 0.2500, 1.0000]])
-    """
-    if degenerate(heatmap):
-        return torch.zeros_like(heatmap)
-    return (heatmap - heatmap.min()) / (heatmap.max() - heatmap.min())
 
 
 def bank_for(model: TwoViewModel, bank: PairBank | None) -> PairBank:

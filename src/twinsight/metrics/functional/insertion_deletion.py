@@ -14,6 +14,7 @@ from twinsight.engine import (
     baseline_image,
     check_baseline,
     check_views,
+    degenerate,
     erased_by_rank,
     pixel_ranks,
     revealed_by_rank,
@@ -21,7 +22,7 @@ from twinsight.engine import (
 )
 from twinsight.engine.baselines import Baseline
 from twinsight.errors import UserError
-from twinsight.metrics.functional.checks import at_image_size, bank_for, degenerate
+from twinsight.metrics.functional.checks import at_image_size, bank_for
 from twinsight.models import TwoViewModel, evaluating
 from twinsight.protocol import resolve
 
