@@ -4,9 +4,11 @@ import pytest
 
 from toy import load_golden
 from twinsight.explainers import (
+    AveragedTransforms,
     ConditionalOcclusion,
     ContextAgnosticOcclusion,
     GradCAM,
+    InputXGradient,
     InteractionCAM,
     PairwiseOcclusion,
 )
@@ -69,6 +71,20 @@ def test_journal_version_of_interaction_cam_is_golden(golden, name, gradient_int
     )
     key = f"interaction_cam_v3_{name}" + "_gradinteract" * gradient_interaction
     assert_explanation_matches(explainer(golden.view1, golden.view2), golden, key)
+
+
+@pytest.mark.parametrize("blur", [False, True])
+@pytest.mark.parametrize("guided", ["none", "modules", "all"])  # every ReLU of the golden network is a module
+@pytest.mark.parametrize("explainer_class", [InputXGradient, AveragedTransforms])
+def test_gradient_maps_are_golden(golden, explainer_class, guided, blur):
+    explainer = explainer_class(golden.model, guided=guided, blur=blur, protocol="paper")
+    explanation = explainer(golden.view1, golden.view2)
+    assert explanation.score.tolist() == pytest.approx(golden.arrays["cosine"].tolist(), abs=1e-5)
+    key = explainer.name + "_guided" * (guided != "none") + "_blur" * blur
+    for view, found in ((1, explanation.map1), (2, explanation.map2)):
+        expected = golden.array(f"{key}_{view}")
+        # A ReLU or a channel maximum can flip at isolated pixels.
+        assert (found[0, ::4, ::4] - expected).abs().max() <= 5e-3 * expected.abs().max(), f"{key}_{view}"
 
 
 @pytest.mark.parametrize("step", [224, 1568])

@@ -14,7 +14,6 @@ from twinsight.engine.perturbations import (
 from twinsight.engine.scaling import degenerate, min_max
 from twinsight.engine.seeds import content_digest, generator, seed_of, seeds_from_pixels
 from twinsight.engine.transforms import TRANSFORMS
-from twinsight.engine.transforms import TRANSFORMS
 
 __all__ = [
     "BASELINES",

@@ -97,14 +97,17 @@ class PairBank:
         self.forwards += len(images)
         return self.model(images, view)
 
-    def gradients(self, score: Tensor, images: Sequence[Tensor], count: int | None = None) -> tuple[Tensor, ...]:
+    def gradients(
+        self, score: Tensor, images: Sequence[Tensor], count: int | None = None, keep_graph: bool = False
+    ) -> tuple[Tensor, ...]:
         """Gradients of the scalar ``score`` with respect to each of ``images``.
 
         Args:
             count: image passes backwards that this takes; None is the number of images in ``images``.
+            keep_graph: leave the graph for another pass.
         """
         self.backwards += sum(map(len, images)) if count is None else count
-        return torch.autograd.grad(score, images)
+        return torch.autograd.grad(score, images, retain_graph=keep_graph)
 
     def offer(self, image: Tensor, view: int, embedding: Tensor) -> None:
         """Keep the embedding ``(d,)`` that a caller computed of a whole view anyway, unless there is one.

@@ -3,19 +3,23 @@
 from twinsight.explainers.base import EXPLAINERS, Cost, Explainer, Maps, Pair, PairExplanation
 from twinsight.explainers.cam import GradCAM, InteractionCAM
 from twinsight.explainers.geometry import MapGeometry
+from twinsight.explainers.gradient import AveragedTransforms, InputXGradient, SmoothGrad
 from twinsight.explainers.occlusion import ConditionalOcclusion, ContextAgnosticOcclusion, PairwiseOcclusion
 
 __all__ = [
     "EXPLAINERS",
+    "AveragedTransforms",
     "ConditionalOcclusion",
     "ContextAgnosticOcclusion",
     "Cost",
     "Explainer",
     "GradCAM",
+    "InputXGradient",
     "InteractionCAM",
     "MapGeometry",
     "Maps",
     "Pair",
     "PairExplanation",
     "PairwiseOcclusion",
+    "SmoothGrad",
 ]
