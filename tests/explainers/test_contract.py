@@ -23,6 +23,17 @@ CLASSES = {
     for name, found in vars(explainers).items()
     if isinstance(found, type) and issubclass(found, Explainer) and found is not Explainer
 }
+
+
+class MirroredPartner(explainers.PartnerSwapped):
+    """Partner swapped without a data module: the other photo is the second view in the mirror."""
+
+    def forward(self, view1, view2, seeds=None, bank=None, partner_view2=None):
+        partner = view2.flip(-1) if partner_view2 is None and isinstance(view2, torch.Tensor) else partner_view2
+        return super().forward(view1, view2, seeds, bank, partner)
+
+
+CLASSES["PartnerSwapped"] = MirroredPartner
 # Options that make small cells of small views, and draw where the method can.
 OPTIONS = {
     "ConditionalOcclusion": {"window": 9, "stride": 5, "baseline": "noise"},
@@ -30,6 +41,7 @@ OPTIONS = {
     "PairwiseOcclusion": {"num_samples": 7},
     "SmoothGrad": {"samples": 3},
     "AveragedTransforms": {"lambdas": [0.6, 0], "noise": True},
+    "Inverted": {"of": "conditional_occlusion", "options": {"window": 9, "stride": 5}},
 }
 WITH_LAYER = [name for name in CLASSES if name.endswith("CAM")]
 BATCH = 3
@@ -360,4 +372,5 @@ def test_a_trainer_explains_a_data_module(build, tmp_path: Path):
     found = trainer.predict(explainer, datamodule=data)
     assert [len(explanation.score) for explanation in found] == [2, 1]
     for explanation, batch in zip(found, data.predict_dataloader(), strict=True):
-        assert_identical(explanation, explainer(batch.view1, batch.view2, batch.seeds))
+        expected = explainer(batch.view1, batch.view2, batch.seeds, partner_view2=batch.partner_view2)
+        assert_identical(explanation, expected)

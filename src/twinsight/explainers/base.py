@@ -93,7 +93,8 @@ class Explainer(pl.LightningModule):
             cls.name = snake_case(cls.__name__)
         if "title" not in cls.__dict__:
             cls.title = snake_case(cls.__name__).replace("_", " ").capitalize()
-        EXPLAINERS[cls.name] = cls
+        if not cls.__name__.startswith("_"):
+            EXPLAINERS[cls.name] = cls
 
     def __init__(self, model: TwoViewModel, protocol: str = "sound", **given: Any) -> None:
         super().__init__()
@@ -102,6 +103,12 @@ class Explainer(pl.LightningModule):
         self.model = model
         self.protocol = protocol
         self.options: dict[str, Any] = resolve(protocol, self.protocol_options, given)
+
+    def identity(self) -> dict[str, Any]:
+        """What decides its maps, beside the model: for hashes and records."""
+        kind = type(self)
+        target = f"{kind.__module__}.{kind.__qualname__}"
+        return {"name": self.name, "target": target, "protocol": self.protocol, "options": self.options}
 
     @property
     def variant(self) -> str:

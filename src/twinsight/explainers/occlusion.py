@@ -25,19 +25,9 @@ class _GridOcclusion(Explainer):
     }
 
     def __init__(
-        self,
-        model: TwoViewModel,
-        window: Size | None = None,
-        stride: Size | None = None,
-        baseline: Baseline | None = None,
-        geometry: GeometryKind | None = None,
-        flush: bool | None = None,
-        protocol: str = "sound",
-        **given: Any,
+        self, model: TwoViewModel, protocol: str, window: Size | None, stride: Size | None, **given: Any
     ) -> None:
-        super().__init__(
-            model, protocol, window=window, stride=stride, baseline=baseline, geometry=geometry, flush=flush, **given
-        )
+        super().__init__(model, protocol, window=window, stride=stride, **given)
         side = model.input_size
         self.options["window"] = _pair_of("window", max(1, round(side * 2 / 7)) if window is None else window)
         self.options["stride"] = _pair_of("stride", max(1, round(side / 28)) if stride is None else stride)
@@ -97,6 +87,18 @@ class ConditionalOcclusion(_GridOcclusion):
 
     source = "paper, section 3.1"
 
+    def __init__(
+        self,
+        model: TwoViewModel,
+        window: Size | None = None,
+        stride: Size | None = None,
+        baseline: Baseline | None = None,
+        geometry: GeometryKind | None = None,
+        flush: bool | None = None,
+        protocol: str = "sound",
+    ) -> None:
+        super().__init__(model, protocol, window, stride, baseline=baseline, geometry=geometry, flush=flush)
+
     def explain(self, pair: Pair) -> Maps:
         windows = self.windows((pair.view1.shape[-2], pair.view1.shape[-1]))
         z1, z2 = pair.z1.unsqueeze(0), pair.z2.unsqueeze(0)
@@ -151,7 +153,9 @@ class ContextAgnosticOcclusion(_GridOcclusion):
         scaled: bool | None = None,
         protocol: str = "sound",
     ) -> None:
-        super().__init__(model, window, stride, baseline, geometry, flush, protocol, scaled=scaled)
+        super().__init__(
+            model, protocol, window, stride, baseline=baseline, geometry=geometry, flush=flush, scaled=scaled
+        )
 
     def explain(self, pair: Pair) -> Maps:
         windows = self.windows((pair.view1.shape[-2], pair.view1.shape[-1]))

@@ -113,7 +113,7 @@ def plan(config: DictConfig) -> Plan:
         if not isinstance(explainer, Explainer):
             raise UserError(f"`{name}._target_` must build an Explainer, got {type(explainer).__name__}")
         explainer.geometry((views.size, views.size))  # a window larger than the view fails here
-        identity = {**shared, "explainer": _explainer_identity(explainer)}
+        identity = {**shared, "explainer": explainer.identity()}
         frozen = {**composed, "explainer": OmegaConf.to_container(node, resolve=True), "explainers": None}
         cells.append(Cell(explainer, metrics, _plain(identity), frozen, Path(config.paths.output_root)))
     return Plan(model, photos, views, cells)
@@ -124,16 +124,6 @@ def _model_identity(node: Mapping[str, Any], model: TwoViewModel) -> dict[str, A
     options = {key: value for key, value in node.items() if key != "checkpoint"}
     name = str(node.get("name") or node["_target_"].rsplit(".", 1)[-1])
     return {"name": name, "options": options, "weights": weights_digest(model)}
-
-
-def _explainer_identity(explainer: Explainer) -> dict[str, Any]:
-    kind = type(explainer)
-    return {
-        "name": explainer.name,
-        "target": f"{kind.__module__}.{kind.__qualname__}",
-        "protocol": explainer.protocol,
-        "options": explainer.options,
-    }
 
 
 def _metric_identity(metric: Metric, side: int) -> dict[str, Any]:
