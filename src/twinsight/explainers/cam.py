@@ -3,11 +3,12 @@
 from typing import Any, ClassVar, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from twinsight.engine import min_max
 from twinsight.errors import UserError, unknown
 from twinsight.explainers.base import Cost, Explainer, Pair
+from twinsight.explainers.layers import check_layer, tapped
 from twinsight.models import TwoViewModel
 
 Activations = tuple[Tensor, Tensor]
@@ -18,8 +19,7 @@ class _ActivationExplainer(Explainer):
 
     def __init__(self, model: TwoViewModel, layer: str | None, protocol: str, **given: Any) -> None:
         super().__init__(model, protocol, layer=layer, **given)
-        if layer is not None and layer not in dict(model.named_modules()):
-            raise unknown("`layer`", layer, (name for name, _ in model.named_modules() if name))
+        check_layer(model, layer)
 
     def explain(self, pair: Pair) -> Activations:
         activations, gradients = self._activations_and_gradients(pair)
@@ -207,21 +207,14 @@ def _cut(pair: Pair, layer: str, view: int) -> tuple[Tensor, Tensor]:
     """Activation ``(1, D, h, w)`` of ``layer`` as a leaf, and the embedding computed from it."""
     leaves: list[Tensor] = []
 
-    def take(module: nn.Module, arguments: Any, output: Tensor) -> Tensor:
-        if not isinstance(output, Tensor) or output.ndim != 4:
-            shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-            raise UserError(f"`layer={layer}` must give feature maps (B, D, h, w), got {shape}")
+    def take(output: Tensor) -> Tensor:
+        if output.ndim != 4:
+            raise UserError(f"`layer={layer}` must give feature maps (B, D, h, w), got {tuple(output.shape)}")
         leaves.append(output.detach().requires_grad_())
         # A copy goes on: a following in-place ReLU must not overwrite the activation that is explained.
         return leaves[-1].clone()
 
-    handle = pair.bank.model.get_submodule(layer).register_forward_hook(take)
-    try:
-        embedding = pair.bank.encode(
-            pair.view(view).unsqueeze(0).clone(), view
-        )  # a copy: the network may work in place
-    finally:
-        handle.remove()
-    if len(leaves) != 1:
-        raise UserError(f"`layer={layer}` runs {len(leaves)} times in one pass: choose one that runs once")
+    with tapped(pair.bank.model, layer, take):
+        # A copy: the network may work in place.
+        embedding = pair.bank.encode(pair.view(view).unsqueeze(0).clone(), view)
     return leaves[0], embedding
