@@ -94,13 +94,21 @@ def conf_folder() -> Path:
 
 
 def register_schema() -> None:
-    """Make the schema, and a one-member set for every explainer, known to Hydra."""
+    """Make the schema, a one-member set for every explainer, and what YAML files may ask of a weight file, known."""
+    OmegaConf.register_new_resolver("saved_input_size", _saved_input_size, replace=True)
     store = ConfigStore.instance()
     store.store(name="schema", node=Config)
     # `explainers=[a,b]` composes each member on its own; deriving the members keeps a new explainer at one YAML file.
     for path in sorted((conf_folder() / "explainer").glob("*.yaml")):
         name = path.stem
         store.store(group="explainers", name=name, node={"defaults": [{f"/explainer@options.{name}": name}]})
+
+
+def _saved_input_size(checkpoint: str | None) -> int:
+    """``${saved_input_size:FILE}`` is the side of the views that a weight file was made for."""
+    from twinsight.models import saved_input_size  # brings torch along, which --help does without
+
+    return saved_input_size(checkpoint)
 
 
 def options(group: str) -> list[str]:

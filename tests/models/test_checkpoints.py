@@ -120,7 +120,7 @@ def test_a_foreign_layout_is_described_by_what_was_expected_and_found(path):
 
 def test_a_file_of_ours_says_how_to_load_it(tmp_path):
     save_model(small_two_view(), tmp_path / "weights.safetensors", {})
-    assert "fit model demo_simclr" in refused("barlow_twins", tmp_path / "weights.safetensors")
+    assert "fit model pretrained" in refused("barlow_twins", tmp_path / "weights.safetensors")
 
 
 @pytest.mark.parametrize("content", [[], {}, torch.zeros(3), {"epoch": 7}])

@@ -16,6 +16,7 @@ from twinsight.models import (
     available_models,
     load_model,
     save_model,
+    saved_input_size,
     small_two_view,
     weights_digest,
 )
@@ -104,7 +105,7 @@ def test_saving_over_a_file_replaces_it(model, file):
 
 
 def test_a_model_of_unknown_architecture_is_not_saved(tmp_path):
-    with pytest.raises(UserError, match="only models built by small_two_view can be saved"):
+    with pytest.raises(UserError, match="only models built by small_two_view or torchvision_resnet can be saved"):
         save_model(TwoViewModel(nn.Conv2d(3, 4, 3), input_size=8), tmp_path / "a.safetensors", {})
     assert list(tmp_path.iterdir()) == []
 
@@ -291,3 +292,24 @@ def test_the_digest_tells_types_and_shapes_apart():
 
     zeros = (torch.zeros(4), torch.zeros(2, 2), torch.zeros(4, dtype=torch.int32), torch.zeros(2, dtype=torch.float64))
     assert len({holding(tensor) for tensor in zeros}) == 4
+
+
+# The name for a network of one's own
+
+
+def test_a_network_of_ones_own_loads_by_an_obvious_name(model, file):
+    loaded = load_model("pretrained", checkpoint=file)
+    assert all(torch.equal(value, model.state_dict()[name]) for name, value in loaded.state_dict().items())
+    assert weights_digest(loaded) == hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def test_a_network_of_ones_own_needs_its_file():
+    with pytest.raises(UserError, match=r"`checkpoint` of model 'pretrained' is missing: give a .safetensors file"):
+        load_model("pretrained")
+
+
+def test_the_size_a_file_was_made_for_is_known_without_its_weights(file, tmp_path):
+    assert saved_input_size(file) == saved_input_size(str(file)) == 24
+    assert saved_input_size(None) == saved_input_size(tmp_path / "nowhere.safetensors") == 64
+    torch.save({}, tmp_path / "foreign.pth")
+    assert saved_input_size(tmp_path / "foreign.pth", default=32) == 32

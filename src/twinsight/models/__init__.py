@@ -2,10 +2,19 @@
 
 from twinsight.models.modes import evaluating
 from twinsight.models.published import build_model, published_models
-from twinsight.models.registry import available_models, load_model, rounded, save_model, small_two_view, weights_digest
+from twinsight.models.registry import (
+    available_models,
+    load_model,
+    rounded,
+    save_model,
+    saved_input_size,
+    small_two_view,
+    weights_digest,
+)
 from twinsight.models.simclrv2 import SimCLRv2ResNet, simclrv2_head
 from twinsight.models.simsiam import SimSiam
 from twinsight.models.small_resnet import SmallResNet, projection_head
+from twinsight.models.torchvision_resnet import torchvision_resnet
 from twinsight.models.two_view import AveragePool, MaxPool, TwoViewModel
 
 __all__ = [
@@ -23,7 +32,9 @@ __all__ = [
     "published_models",
     "rounded",
     "save_model",
+    "saved_input_size",
     "simclrv2_head",
     "small_two_view",
+    "torchvision_resnet",
     "weights_digest",
 ]

@@ -7,7 +7,7 @@ import re
 import struct
 import warnings
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -100,7 +100,7 @@ class Layout:
         model_keys = [key for key in found if key.partition(".")[0] in self.entries] or list(found)
         counted = {key: found[key] for key in model_keys if key in expected or not key.startswith(self.ignored)}
         return Difference(
-            missing=[key for key in expected if key not in counted],
+            missing=[key for key in expected if key not in counted and not _excused(key, counted)],
             unexpected=[key for key in counted if key not in expected],
             misshapen=[key for key, shape in expected.items() if key in counted and counted[key] != shape],
             expected=expected,
@@ -108,10 +108,48 @@ class Layout:
         )
 
     def fill(self, parts: Mapping[str, nn.Module], tensors: Mapping[str, Tensor]) -> None:
-        """Give ``parts``, built on the meta device, memory of their own and the weights of a file that fits."""
+        """Give ``parts``, which may be on the meta device, memory of their own and the weights of a file that fits."""
         for part, prefix in self.prefixes.items():
             module = parts[part].to_empty(device="cpu")
-            module.load_state_dict({key: tensors[prefix + key] for key in module.state_dict()})
+            state = module.state_dict()
+            for key, value in state.items():
+                # What may be absent is a counter, which starts at 0.
+                state[key] = tensors[prefix + key] if prefix + key in tensors else torch.zeros_like(value)
+            module.load_state_dict(state)
+
+
+def backbone_layouts(ignored: tuple[str, ...] = ()) -> Iterator[Layout]:
+    """Layouts of files that hold a trunk and nothing to explain beside it: at the top, or in a usual entry.
+
+    ``ignored`` are beginnings of keys that belong to the layout and not to the trunk, as in :class:`Layout`.
+
+    >>> [layout.prefixes["trunk"] for layout in backbone_layouts()]
+    ['', 'state_dict.', 'model.']
+    """
+    for place in ("", "state_dict.", "model."):
+        entries = (place.removesuffix("."),) if place else ()
+        yield Layout({"trunk": place}, tuple(place + key for key in ignored), entries)
+
+
+def fitting_layout(
+    layouts: Iterable[Layout], parts: Mapping[str, Shapes], found: Shapes
+) -> "tuple[Layout | None, Difference]":
+    """The first layout under which a file with the tensors ``found`` fills ``parts``, with an empty difference.
+
+    Where none fits: None, and how the file differs from the layout it comes nearest to.
+
+    >>> layout, difference = fitting_layout(backbone_layouts(), {"trunk": {"weight": (1, 2)}}, {"model.weight": (1, 2)})
+    >>> layout.prefixes, len(difference)
+    ({'trunk': 'model.'}, 0)
+    """
+    compared = []
+    for layout in layouts:
+        difference = layout.compare(parts, found)
+        if not difference:
+            return layout, difference
+        compared.append(difference)
+    # The first layout is the one that is hoped for, so it is shown where nothing is in its place.
+    return None, min((each for each in compared if not each.unrelated), key=len, default=compared[0])
 
 
 @dataclass(frozen=True)
@@ -130,7 +168,7 @@ class Difference:
     @property
     def unrelated(self) -> bool:
         """Not one tensor is where it is expected."""
-        return len(self.missing) == len(self.expected)
+        return not any(key in self.found for key in self.expected)
 
     def __str__(self) -> str:
         """What was expected, what was found, and the first key of each kind of difference.
@@ -153,6 +191,12 @@ first `model.offset`; 1 of another shape, first `model.weight`: expected (1, 2),
                 f"expected {self.expected[key]}, found {self.found[key]}"
             )
         return "; ".join(said)
+
+
+def _excused(key: str, found: Shapes) -> bool:
+    """A batch norm without its counter: files from before PyTorch 0.4.1, torchvision's among them, have none."""
+    norm, _, name = key.rpartition(".")
+    return name == "num_batches_tracked" and f"{norm}.running_mean" in found
 
 
 def _overview(shapes: Shapes) -> str:

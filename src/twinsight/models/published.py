@@ -11,17 +11,23 @@ import torch
 from torch import nn
 
 from twinsight.errors import UserError, unknown
-from twinsight.models.checkpoints import Layout, Shapes, read_tensors, sha256, shapes
-from twinsight.models.resnet50 import barlow_twins_projector, resnet50_trunk, simsiam_predictor, simsiam_projector
+from twinsight.models.checkpoints import (
+    Layout,
+    Shapes,
+    backbone_layouts,
+    fitting_layout,
+    read_tensors,
+    sha256,
+    shapes,
+)
+from twinsight.models.resnet import barlow_twins_projector, resnet_trunk, simsiam_predictor, simsiam_projector
 from twinsight.models.simclrv2 import BLOCKS, SimCLRv2ResNet, simclrv2_head
 from twinsight.models.simsiam import SimSiam
-from twinsight.models.two_view import Normalization, TwoViewModel
+from twinsight.models.two_view import IMAGENET_NORMALIZATION, Normalization, TwoViewModel
 from twinsight.protocol import PROTOCOLS
 from twinsight.similarity import Similarity
 
-IMAGENET_NORMALIZATION = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _INPUT_SIZE = 224
-_BACKBONE_PLACES = ("", "state_dict.", "model.")
 
 logger = logging.getLogger(__name__)
 
@@ -48,9 +54,7 @@ class Published:
         trunk = self.layout.prefixes["trunk"]
         yield Layout({"trunk": trunk}, self.layout.ignored, self.layout.entries)
         ignored = [key.removeprefix(trunk) for key in self.layout.ignored if key.startswith(trunk)]
-        for place in _BACKBONE_PLACES:
-            entries = (place.removesuffix("."),) if place else ()
-            yield Layout({"trunk": place}, tuple(place + key for key in ignored), entries)
+        yield from backbone_layouts(tuple(ignored))
 
 
 def _simclrv2_parts(depth: int, width: int, selective_kernels: bool) -> dict[str, nn.Module]:
@@ -58,11 +62,11 @@ def _simclrv2_parts(depth: int, width: int, selective_kernels: bool) -> dict[str
 
 
 def _barlow_twins_parts() -> dict[str, nn.Module]:
-    return {"trunk": resnet50_trunk(), "head": barlow_twins_projector()}
+    return {"trunk": resnet_trunk("resnet50"), "head": barlow_twins_projector()}
 
 
 def _simsiam_parts() -> dict[str, nn.Module]:
-    return {"trunk": resnet50_trunk(), "head": simsiam_projector(), "prediction_head": simsiam_predictor()}
+    return {"trunk": resnet_trunk("resnet50"), "head": simsiam_projector(), "prediction_head": simsiam_predictor()}
 
 
 def _simclrv2(depth: int, width: int, selective_kernels: bool) -> Published:
@@ -224,22 +228,17 @@ def _part_shapes(name: str) -> dict[str, Shapes]:
 
 
 def _fitting_layout(name: str, path: Path, found: Shapes) -> Layout:
-    compared = []
-    for layout in PUBLISHED[name].layouts():
-        difference = layout.compare(_part_shapes(name), found)
-        if not difference:
-            return layout
-        compared.append(difference)
-    # What the file comes nearest to; the published layout where nothing is in its place.
-    nearest = min((each for each in compared if not each.unrelated), key=len, default=compared[0])
+    layout, difference = fitting_layout(PUBLISHED[name].layouts(), _part_shapes(name), found)
+    if layout is not None:
+        return layout
     others = models_that_fit(found)
     if others:
         remedy = f"The file fits model {' or '.join(others)}"
-    elif "trunk.stem.weight" in found:
-        remedy = "Files that `task=pretrain` wrote fit model demo_simclr"
+    elif any(key.startswith("trunk.") for key in found):
+        remedy = "Files that `task=pretrain` wrote fit model pretrained"
     else:
         remedy = "It fits no other published model either"
-    raise UserError(f"`checkpoint={path}` does not fit model '{name}': {nearest}. {remedy}")
+    raise UserError(f"`checkpoint={path}` does not fit model '{name}': {difference}. {remedy}")
 
 
 def _assembled(

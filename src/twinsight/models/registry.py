@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,10 @@ from twinsight.files import write_atomically
 from twinsight.models.checkpoints import read_tensors, sha256, shapes
 from twinsight.models.published import PUBLISHED, check_options, load_published, models_that_fit, published_name
 from twinsight.models.small_resnet import SmallResNet, projection_head
-from twinsight.models.two_view import TwoViewModel
+from twinsight.models.torchvision_resnet import torchvision_resnet
+from twinsight.models.two_view import CIFAR10_NORMALIZATION, TwoViewModel
 from twinsight.similarity import Similarity
 
-CIFAR10_NORMALIZATION = ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
 _METADATA_KEY = "twinsight"
 
 
@@ -53,8 +53,12 @@ def small_two_view(
     return model
 
 
-ARCHITECTURES = {"small_two_view": small_two_view}
+ARCHITECTURES: dict[str, Callable[..., TwoViewModel]] = {
+    "small_two_view": small_two_view,
+    "torchvision_resnet": torchvision_resnet,
+}
 BUNDLED = {"demo_simclr": "demo_simclr.safetensors"}
+PRETRAINED = "pretrained"
 
 
 def load_model(
@@ -68,11 +72,12 @@ def load_model(
     """Build the model called ``name`` with trained weights, in evaluation mode.
 
     Args:
-        name: one of :func:`available_models`, whose weights ship with the package, or of :func:`published_models`:
-            ``simclrv2_r{50,101,152}_{1,2,3}x``, the same with selective kernels (``..._sk1``), ``barlow_twins``,
-            ``simsiam``.
-        checkpoint: for the former, a file of :func:`save_model` to load instead. For the latter the published file,
-            which is not downloaded; one that holds the backbone alone gives a model whose head is the identity.
+        name: ``"pretrained"``, a network of your own; one of :func:`available_models`, whose weights ship with the
+            package; or of :func:`published_models`: ``simclrv2_r{50,101,152}_{1,2,3}x``, the same with selective
+            kernels (``..._sk1``), ``barlow_twins``, ``simsiam``.
+        checkpoint: of ``"pretrained"``, the file that ``task=pretrain`` or :func:`save_model` wrote, of any
+            architecture; bundled models take one to load instead. Of published models the published file, which is not
+            downloaded; one that holds the backbone alone gives a model whose head is the identity.
         similarity: score of two embeddings, see :func:`twinsight.similarity.get_similarity`.
         input_size: side of the views in pixels; None takes what the checkpoint says, 224 for published models.
         protocol: where an option has a published and a sound value, ``"paper"`` or ``"sound"``: so far ``predictor``.
@@ -99,10 +104,18 @@ full checkpoint of training, checkpoint.pth, {"model": ...}, as `checkpoint=FILE
     published = published_name(name)
     if published is not None:
         return load_published(published, checkpoint, similarity, input_size, protocol, predictor)
-    if name not in BUNDLED:
-        raise unknown("model", name, [*BUNDLED, *PUBLISHED])
+    if name not in BUNDLED and name != PRETRAINED:
+        raise unknown("model", name, [*BUNDLED, PRETRAINED, *PUBLISHED])
     check_options(name, protocol, predictor)
-    path = Path(checkpoint).expanduser() if checkpoint else Path(str(files("twinsight") / "weights" / BUNDLED[name]))
+    if checkpoint:
+        path = Path(checkpoint).expanduser()
+    elif name in BUNDLED:
+        path = Path(str(files("twinsight") / "weights" / BUNDLED[name]))
+    else:
+        raise UserError(
+            f"`checkpoint` of model '{name}' is missing: "
+            "give a .safetensors file that `task=pretrain` wrote, as `checkpoint=FILE`"
+        )
     state, metadata = _read(path)
     architecture = metadata["architecture"]
     if architecture["name"] not in ARCHITECTURES:
@@ -128,6 +141,20 @@ def available_models() -> list[str]:
     ['demo_simclr']
     """
     return sorted(BUNDLED)
+
+
+def saved_input_size(checkpoint: str | Path | None, default: int = 64) -> int:
+    """Side in pixels of the views that a file of :func:`save_model` was made for, without reading its weights.
+
+    ``default`` where there is no such file: :func:`load_model` says what is wrong with it.
+
+    >>> saved_input_size(files("twinsight") / "weights" / "demo_simclr.safetensors"), saved_input_size(None, default=32)
+    (64, 32)
+    """
+    try:
+        return _metadata(Path(checkpoint).expanduser())["input_size"] if checkpoint else default
+    except UserError:
+        return default
 
 
 def rounded(model: nn.Module, dtype: torch.dtype) -> None:
@@ -156,7 +183,7 @@ def save_model(
     """
     architecture = getattr(model, "architecture", None)
     if architecture is None:
-        raise UserError(f"only models built by {', '.join(ARCHITECTURES)} can be saved with their architecture")
+        raise UserError(f"only models built by {' or '.join(ARCHITECTURES)} can be saved with their architecture")
     metadata = {"architecture": architecture, "input_size": model.input_size, "figures": dict(figures)}
     state = {key: _stored(value, dtype) for key, value in model.state_dict().items()}
 
@@ -190,13 +217,20 @@ def _stored(value: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 
 
 def _read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    metadata = _metadata(path)
+    with safe_open(path, framework="pt") as opened:
+        return {key: opened.get_tensor(key) for key in opened.keys()}, metadata  # noqa: SIM118 (not a mapping)
+
+
+def _metadata(path: Path) -> dict[str, Any]:
+    """Architecture, input size and figures of a weight file; refuses every other file."""
     if not path.is_file():
         raise UserError(f"`checkpoint={path}`: no such file")
     try:
         with safe_open(path, framework="pt") as opened:
             metadata = json.loads((opened.metadata() or {})[_METADATA_KEY])
             _ = metadata["input_size"], metadata["architecture"]["name"], metadata["architecture"]["options"]
-            return {key: opened.get_tensor(key) for key in opened.keys()}, metadata  # noqa: SIM118 (not a mapping)
+            return metadata
     except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
         raise UserError(
             f"`checkpoint={path}` is not a twinsight weight file ({error}): "

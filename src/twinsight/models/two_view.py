@@ -13,6 +13,9 @@ from twinsight.similarity import Similarity, get_similarity
 
 Normalization = tuple[tuple[float, ...], tuple[float, ...]]
 
+CIFAR10_NORMALIZATION = ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
+IMAGENET_NORMALIZATION = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
 
 class _CheckedWhenBuilt(type):
     """Runs ``check()`` after the outermost ``__init__``, so that subclasses are checked as they will be used."""

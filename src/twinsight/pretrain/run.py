@@ -48,7 +48,12 @@ def pretrain(config: DictConfig) -> int:
         seed=config.seed,
     )
     if model.architecture is None:
-        raise UserError("`model` cannot be stored with its architecture: choose model=small_two_view")
+        raise UserError(
+            "`model` cannot be stored with its architecture: "
+            "choose model=small_two_view, model=torchvision_resnet or model=pretrained"
+        )
+    model.train()  # Lightning leaves modes as they are, and loaded models come in evaluation mode
+    model.checkpoint_sha256 = None  # its weights will no longer be those of the file
     method = hydra.utils.instantiate(task.method, model=model)
     logger = hydra.utils.instantiate(config.logger) if config.logger and config.logger._target_ else False
     trainer = hydra.utils.instantiate(
