@@ -115,7 +115,7 @@ class _Guide(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        name = getattr(func, "__name__", "").removesuffix("_")
+        name = getattr(func, "__name__", "").strip("_")  # relu_ is in place, and threshold is called _threshold
         if not _is_relu(name, args, kwargs):
             if name in _OTHERS:
                 self.others.add(name)
