@@ -286,3 +286,40 @@ def test_an_option_that_cannot_work_is_refused_at_once(shapes, tmp_path, monkeyp
         run(shapes, tmp_path, override)
     # Hydra wraps what a constructor raises; the command line shows what is inside.
     assert isinstance(caught.value, UserError) or isinstance(caught.value.__cause__, UserError)
+
+
+class Trap:
+    """Would run code if it were unpickled."""
+
+    def __reduce__(self):
+        return (exec, ("raise SystemExit('sprung')",))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"state_dict": {}, "trap": Trap()}, r"`task.resume=.*kept.ckpt` holds a pickled object, `exec`"),
+        (
+            {"state_dict": {"other": torch.zeros(1)}},
+            r"of another network or method: .* missing, .* leave task.resume out",
+        ),
+        (b"PK\x03\x04 and no more", r"`task.resume=.*kept.ckpt` is truncated or damaged \(\d+ bytes\)"),
+    ],
+    ids=["code", "another network", "truncated"],
+)
+def test_a_checkpoint_that_cannot_be_resumed_is_refused_before_training(shapes, tmp_path, content, message):
+    file = tmp_path / "kept.ckpt"
+    if isinstance(content, bytes):
+        file.write_bytes(content)
+    else:
+        torch.save(content, file)
+    with pytest.raises(UserError, match=message):
+        run(shapes, tmp_path, f"task.resume={file}")
+
+
+def test_a_checkpoint_of_a_wider_network_is_refused_with_both_shapes(shapes, tmp_path):
+    run(shapes, tmp_path, "task.epochs=1")
+    with pytest.raises(
+        UserError, match=r"first `state_dict.model.trunk.stages.2.*expected \(24, 16, 3, 3\), found \(16, 16, 3, 3\)"
+    ):
+        run(shapes, tmp_path, "task.epochs=2", "model.widths=[8,16,24]", "task.resume=last")

@@ -30,11 +30,12 @@ _UNREADABLE = (
 )
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
+def read_tensors(path: Path, argument: str = "checkpoint") -> dict[str, Tensor]:
     """Every tensor of a ``torch.save`` or safetensors file, by its full key: ``{"a": {"b.c": t}}`` gives ``"a.b.c"``.
 
     Nothing but tensors, plain containers and ``ALLOWED_OBJECTS`` is unpickled, so no code of the file runs. Files in
     the zip format are mapped into memory: the tensors are as good as the file is unchanged, so copy what is kept.
+    ``argument`` is what complaints call the file.
 
     Raises:
         UserError: no such file; not one of these formats; truncated; or it holds another kind of object.
@@ -46,21 +47,21 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     {'model.fc.weight': (2, 3)}
     """
     if not path.is_file():
-        raise UserError(f"`checkpoint={path}`: no such file")
+        raise UserError(f"`{argument}={path}`: no such file")
     try:
         with path.open("rb") as file:
             start = file.read(9)
     except OSError as error:
-        raise UserError(f"`checkpoint={path}` cannot be read: {error.strerror}") from None
+        raise UserError(f"`{argument}={path}` cannot be read: {error.strerror}") from None
     if start[8:] == b"{" or path.suffix == ".safetensors":
-        return _read_safetensors(path)
+        return _read_safetensors(path, argument)
     zipped = start.startswith(_ZIP)
     try:
         with torch.serialization.safe_globals(list(ALLOWED_OBJECTS)), warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Detected pickle protocol")  # what cannot be read is said below
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except _UNREADABLE as error:
-        raise UserError(_why_unreadable(path, zipped, error)) from None
+        raise UserError(_why_unreadable(path, argument, zipped, error)) from None
     return dict(_tensors(content, ""))
 
 
@@ -215,26 +216,26 @@ def _tensors(content: Any, prefix: str) -> Iterator[tuple[str, Tensor]]:
             yield from _tensors(value, f"{prefix}{key}.")
 
 
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
+def _read_safetensors(path: Path, argument: str) -> dict[str, Tensor]:
     try:
         with safe_open(path, framework="pt") as opened:
             return {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118 (not a mapping)
     except SafetensorError as error:
-        raise UserError(f"`checkpoint={path}` is not safetensors, or truncated ({error}): fetch it again") from None
+        raise UserError(f"`{argument}={path}` is not safetensors, or truncated ({error}): fetch it again") from None
 
 
-def _why_unreadable(path: Path, zipped: bool, error: Exception) -> str:
+def _why_unreadable(path: Path, argument: str, zipped: bool, error: Exception) -> str:
     reason = " ".join(str(error).split())
     refused = re.search(r"GLOBAL ([\w.]+)", reason)
     if refused:
         allowed = ", ".join(f"{each.__module__}.{each.__qualname__}" for each in ALLOWED_OBJECTS)
         return (
-            f"`checkpoint={path}` holds a pickled object, `{refused[1]}`, which could run code and was not unpickled. "
+            f"`{argument}={path}` holds a pickled object, `{refused[1]}`, which could run code and was not unpickled. "
             f"Only tensors, plain containers and {allowed} are read: if you trust the file, save its tensors alone, "
             "torch.save(state_dict, FILE)"
         )
     cut = not zipfile.is_zipfile(path) if zipped else isinstance(error, EOFError) or "unexpected EOF" in reason
     if cut:
         size = path.stat().st_size
-        return f"`checkpoint={path}` is truncated or damaged ({size:,} bytes): fetch it again and compare its size"
-    return f"`checkpoint={path}` is not a file of torch.save, or damaged: give the checkpoint, no web page or archive"
+        return f"`{argument}={path}` is truncated or damaged ({size:,} bytes): fetch it again and compare its size"
+    return f"`{argument}={path}` is not a file of torch.save, or damaged: give the checkpoint, no web page or archive"

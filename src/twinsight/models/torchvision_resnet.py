@@ -61,7 +61,7 @@ def torchvision_resnet(
         raise unknown("`normalization`", normalization, _NORMALIZATIONS)
     trunk = resnet_trunk(name, small_stem)
     digest = None if checkpoint is None else _fill(trunk, name, small_stem, checkpoint)
-    width = 512 * trunk.layer4[-1].expansion
+    width = [module for module in trunk.modules() if isinstance(module, nn.BatchNorm2d)][-1].num_features
     model = TwoViewModel(
         trunk=trunk,
         head=None if embedding is None else projection_head(width, width if hidden is None else hidden, embedding),

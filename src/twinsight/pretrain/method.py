@@ -63,7 +63,8 @@ class PretrainMethod(pl.LightningModule):
 
     def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
         loss = self.loss(*batch)
-        self.log("loss", loss, prog_bar=True, on_step=True, on_epoch=True)
+        # Of all processes: the supervised loss is of each one's own photos.
+        self.log("loss", loss, prog_bar=True, on_step=True, on_epoch=True, sync_dist=True)
         return loss
 
     def on_train_epoch_end(self) -> None:
@@ -76,7 +77,7 @@ class PretrainMethod(pl.LightningModule):
     def on_validation_epoch_end(self) -> None:
         if not self.trainer.sanity_checking:
             accuracy = self.knn.compute()
-            self.log("knn_accuracy", accuracy, prog_bar=True)
+            self.log("knn_accuracy", accuracy, prog_bar=True, sync_dist=True)
             self.history.append({"epoch": self._epochs_done(), "knn_accuracy": round(float(accuracy), 4)})
         self.knn.reset()
 

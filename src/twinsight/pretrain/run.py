@@ -2,6 +2,7 @@
 
 import logging
 import platform
+import warnings
 from pathlib import Path
 
 import hydra.utils
@@ -15,8 +16,10 @@ from twinsight.config import validate
 from twinsight.errors import UserError, unknown
 from twinsight.files import write_json
 from twinsight.models import TwoViewModel, rounded, save_model
+from twinsight.models.checkpoints import Layout, read_tensors, shapes
 from twinsight.pretrain.callbacks import ExplainPairs, SaveWeights, ShowLearning
 from twinsight.pretrain.data import PretrainDataModule
+from twinsight.pretrain.method import PretrainMethod
 from twinsight.tracking import finish
 
 log = logging.getLogger(__name__)
@@ -55,6 +58,7 @@ def pretrain(config: DictConfig) -> int:
     model.train()  # Lightning leaves modes as they are, and loaded models come in evaluation mode
     model.checkpoint_sha256 = None  # its weights will no longer be those of the file
     method = hydra.utils.instantiate(task.method, model=model)
+    _check_resumed(task, method)
     logger = hydra.utils.instantiate(config.logger) if config.logger and config.logger._target_ else False
     trainer = hydra.utils.instantiate(
         config.trainer,
@@ -77,15 +81,19 @@ def pretrain(config: DictConfig) -> int:
         ],
     )
     model.to(memory_format=torch.channels_last)  # convolutions on CPU and tensor cores want it
-    trainer.fit(method, datamodule=data, ckpt_path=_resumed(task), weights_only=True)
-    # The figures are of the weights as they will be stored, after the last epoch.
-    rounded(model, getattr(torch, task.weights_dtype))
-    trainer.validate(method, datamodule=data, verbose=False)
+    with warnings.catch_warnings():
+        # Lightning 2.6 asks newer torch in the old way.
+        warnings.filterwarnings("ignore", ".*(LeafSpec|all_gather).* is deprecated.*")
+        trainer.fit(method, datamodule=data, ckpt_path=_resumed(task), weights_only=True)
+        # The figures are of the weights as they will be stored, after the last epoch.
+        rounded(model, getattr(torch, task.weights_dtype))
+        trainer.validate(method, datamodule=data, verbose=False)
     if trainer.is_global_zero:
         figures = {
             "method": type(method).__name__,
             "epochs": trainer.current_epoch,
             "batch_size": task.batch_size,
+            "processes": trainer.world_size,
             "training_photos": len(data.train),
             "data": type(data.train).__name__,
             "data_digest": data.train.digest(),
@@ -125,6 +133,21 @@ def _check(task: DictConfig) -> None:
     checkpoint = _resumed(task)
     if checkpoint is not None and not checkpoint.is_file():
         raise UserError(f"`task.resume={task.resume}`: there is no {checkpoint}; leave task.resume out to start anew")
+
+
+def _check_resumed(task: DictConfig, method: PretrainMethod) -> None:
+    """Refuse a checkpoint that cannot be read, or that belongs to another network or method."""
+    checkpoint = _resumed(task)
+    if checkpoint is None:
+        return
+    found = shapes(read_tensors(checkpoint, "task.resume"))
+    layout = Layout({"method": "state_dict."}, entries=("state_dict",))
+    difference = layout.compare({"method": shapes(method.state_dict())}, found)
+    if difference:
+        raise UserError(
+            f"`task.resume={checkpoint}` is of another network or method: {difference}. "
+            "Give the options of the run that is resumed, or leave task.resume out to start anew"
+        )
 
 
 def _watchers(config: DictConfig, model: TwoViewModel) -> list[pl.Callback]:
