@@ -5,7 +5,7 @@ VENV ?= .venv
 CONSTRAINTS ?= constraints.txt
 PIP = $(VENV)/bin/python -m pip install --disable-pip-version-check --quiet $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS))
 
-.PHONY: demo test test-all lint format bench clean
+.PHONY: demo test test-all lint format bench tables clean
 
 demo: $(VENV)/.installed
 	$(VENV)/bin/python run.py
@@ -27,6 +27,10 @@ format: $(VENV)/.installed-dev
 
 bench: $(VENV)/.installed-dev
 	$(VENV)/bin/python -m benchmarks
+
+# The tables of choices in the documentation; a test fails when they are stale.
+tables: $(VENV)/.installed-dev
+	$(VENV)/bin/python -m twinsight.info docs/*.md
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .mypy_cache

@@ -61,6 +61,11 @@ class _Job:
         if "--version" in sys.argv[1:]:
             print(f"twinsight {__version__}")
             return
+        if sys.argv[1:2] == ["info"]:
+            from twinsight.info import show
+
+            self.codes.append(show(sys.argv[2:]))
+            return
         import hydra
         from omegaconf import DictConfig, OmegaConf
 

@@ -24,7 +24,7 @@ from twinsight.metrics.functional import average_drop, insertion_deletion
 from twinsight.models import TwoViewModel
 from twinsight.study import Evaluation, explain, plan
 from twinsight.study.publish import summarize
-from twinsight.study.records import unpacked_map
+from twinsight.study.records import unpacked_array
 
 ROOT = Path(__file__).parents[2]
 GRADCAM = ("explainer=gradcam",)
@@ -128,9 +128,9 @@ def test_a_record_is_what_the_public_functions_say_of_its_pair(tiny, ties):
         for name in METRICS:
             assert record[name] == getattr(curves if hasattr(curves, name) else drops, name).item()
         for view, heatmap in ((1, explanation.map1[0]), (2, explanation.map2[0])):
-            kept = unpacked_map(arrays, f"map{view}")
+            kept = unpacked_array(arrays, f"map{view}")
             np.testing.assert_allclose(kept, heatmap, rtol=2**-11, atol=2**-24 * heatmap.abs().max().item())
-        np.testing.assert_allclose(unpacked_map(arrays, "curve_si"), curves.curves["si"][0], rtol=2**-10)
+        np.testing.assert_allclose(unpacked_array(arrays, "curve_si"), curves.curves["si"][0], rtol=2**-10)
 
 
 @pytest.mark.parametrize(
@@ -559,7 +559,7 @@ def test_one_map_gives_the_metrics_of_one_direction(tiny, capsys):
     config = tiny(explainer={"_target_": "toy_cells.OneMap"})
     assert explain(config) == 0
     folder = only_cell(config)
-    assert all(row["map2"] is None and np.isnan(unpacked_map(row, "curve_si")).all() for row in rows(folder, "arrays"))
+    assert all(row["map2"] is None and np.isnan(unpacked_array(row, "curve_si")).all() for row in rows(folder, "arrays"))
     summary = json.loads((folder / "metrics.json").read_text())
     assert {name: facts["pairs"] for name, facts in summary["metrics"].items() if name in METRICS} == {
         **dict.fromkeys(("ci", "cd", "cad", "cic"), 5),

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from twinsight.files import write_atomically, write_json
-from twinsight.study.records import TABLES, RecordWriter, compact, done_indices, packed_map, read, unpacked_map
+from twinsight.study.records import TABLES, RecordWriter, compact, done_indices, packed_array, read, unpacked_array
 
 
 def record(index, **more):
@@ -22,8 +22,8 @@ def skipped(index):
 
 
 def arrays(index, map2=True):
-    maps = packed_map("map1", torch.full((2, 3), float(index)))
-    return {"index": index, **maps, **packed_map("map2", torch.ones(2, 3) if map2 else None)}
+    maps = packed_array("map1", torch.full((2, 3), float(index)))
+    return {"index": index, **maps, **packed_array("map2", torch.ones(2, 3) if map2 else None)}
 
 
 def write(folder, *indices, rank=0):
@@ -211,7 +211,7 @@ def test_a_pair_that_was_skipped_first_does_not_hide_the_columns_of_the_others(t
     first, second = read(tmp_path)
     assert first == {"index": 0, "pair_id": "pair0", "box": None, "score": None, "skipped": "broken"}
     assert second == record(1)
-    assert unpacked_map(read(tmp_path, "arrays")[1], "map1").tolist() == [[1.0] * 3] * 2
+    assert unpacked_array(read(tmp_path, "arrays")[1], "map1").tolist() == [[1.0] * 3] * 2
     assert read(tmp_path, "timings")[1]["seconds"] == 0.5
 
 
@@ -234,17 +234,17 @@ def test_null_number_and_text_columns_of_fragments_unify_in_any_order(tmp_path):
     assert table.schema.field("score").type == pa.float64()
     assert table.schema.field("skipped").type == pa.string()
     assert [row["skipped"] for row in table.to_pylist()] == ["broken", None, None]
-    maps = [unpacked_map(row, "map2") for row in read(tmp_path / "mixed", "arrays")]
+    maps = [unpacked_array(row, "map2") for row in read(tmp_path / "mixed", "arrays")]
     assert [None if heatmap is None else heatmap.shape for heatmap in maps] == [None, None, (2, 3)]
 
 
 def stored_and_back(tmp_path, heatmap):
     """A map as it is read back from the files of a finished cell."""
     writer = RecordWriter(tmp_path)
-    writer.add(record(0), {"index": 0, **packed_map("map1", heatmap)}, {"index": 0})
+    writer.add(record(0), {"index": 0, **packed_array("map1", heatmap)}, {"index": 0})
     writer.flush()
     compact(tmp_path, {})
-    return unpacked_map(read(tmp_path, "arrays")[0], "map1")
+    return unpacked_array(read(tmp_path, "arrays")[0], "map1")
 
 
 @pytest.mark.parametrize("magnitude", [1e-30, 1e-9, 1.0, 7e4, 1e30])

@@ -24,7 +24,7 @@ from twinsight.errors import UserError
 from twinsight.metrics import METRICS
 from twinsight.study import explain
 from twinsight.study.loggers import commit, logged_in, wandb_logger
-from twinsight.study.records import unpacked_map
+from twinsight.study.records import unpacked_array
 
 SET = ("explainers=[gradcam,conditional_occlusion]", "explainers.options.conditional_occlusion.stride=8")
 VARIABLES = ("WANDB_MODE", "WANDB_API_KEY", "WANDB_BASE_URL", "WANDB_DIR", "WANDB_DATA_DIR", "WANDB_CACHE_DIR", "NETRC")
@@ -195,7 +195,7 @@ def test_the_curves_are_a_chart_of_their_means_over_pairs(logged):
         for name in ("SI", "SD", "CI1", "CI2", "CD1", "CD2"):
             points = [(step, value) for step, key, value in found["data"] if key == name]
             assert [step for step, _ in points] == pytest.approx(np.linspace(0, 1, 9))
-            curves = np.array([unpacked_map(row, f"curve_{name.lower()}") for row in rows(cell, "arrays")])
+            curves = np.array([unpacked_array(row, f"curve_{name.lower()}") for row in rows(cell, "arrays")])
             assert [value for _, value in points] == pytest.approx(curves.mean(axis=0), abs=1e-6)
         chart = configuration(folder)["_wandb/visualize/insertion_deletion"]
         assert chart["panel_config"]["panelDefId"] == "wandb/lineseries/v0"

@@ -277,6 +277,17 @@ class PairExplanation:
     title: str = ""
     details: Mapping[str, Tensor] = field(default_factory=dict)
 
+    @property
+    def columns(self) -> dict[str, Tensor]:
+        """Numbers ``(B,)`` for the record of each pair."""
+        return {"score": self.score, **{name: value for name, value in self.details.items() if value.ndim == 1}}
+
+    @property
+    def arrays(self) -> dict[str, Tensor | None]:
+        """What is kept beside the records, ``(B, ...)``; None for the map of view 2 where there is none."""
+        larger = {name: value for name, value in self.details.items() if value.ndim > 1}
+        return {"map1": self.map1, "map2": self.map2, **larger}
+
     def to(self, device: torch.device | str) -> "PairExplanation":
         """The explanation with its tensors on ``device``."""
         return replace(

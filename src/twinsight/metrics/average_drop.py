@@ -15,6 +15,7 @@ class SimultaneousAverageDrop(PairMetric):
     """
 
     field = "sad"
+    maps = 2
     higher_is_better = False
 
 
@@ -30,6 +31,7 @@ class SimultaneousIncreaseInConfidence(PairMetric):
     """
 
     field = "sic"
+    maps = 2
     higher_is_better = True
 
 

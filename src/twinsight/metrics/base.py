@@ -24,10 +24,12 @@ class PairMetric(Metric):
     Raises:
         UserError: ``update`` gets a result without the field.
 
-    A subclass names its ``field`` and ``higher_is_better``.
+    A subclass names its ``field``, ``higher_is_better``, and how many ``maps`` it needs.
     """
 
     field: ClassVar[str]
+    maps: ClassVar[int] = 1
+    """Maps that a pair must have: 2 where both views are perturbed at once, 1 where one is and the other is whole."""
     is_differentiable = False
     full_state_update = False
     total: Tensor
@@ -40,6 +42,17 @@ class PairMetric(Metric):
         self.add_state("count", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
         self.add_state("missing", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
         self.set_dtype(torch.float64)
+
+    @classmethod
+    def why_not(cls, maps: int) -> str | None:
+        """Why the metric makes no sense for a method of so many maps, None where it does.
+
+        >>> PairMetric.why_not(0), PairMetric.why_not(1)
+        ('the method makes images, not maps', None)
+        """
+        if maps == 0:
+            return "the method makes images, not maps"
+        return "both views need a map, the method makes one" if maps < cls.maps else None
 
     def update(self, result: object) -> None:
         """Add the pairs of a functional's result."""

@@ -15,6 +15,7 @@ class SimultaneousInsertion(PairMetric):
     """
 
     field = "si"
+    maps = 2
     higher_is_better = True
 
 
@@ -30,6 +31,7 @@ class SimultaneousDeletion(PairMetric):
     """
 
     field = "sd"
+    maps = 2
     higher_is_better = False
 
 

@@ -17,6 +17,7 @@ from twinsight.data import Photos
 from twinsight.errors import UserError
 from twinsight.explainers import Explainer
 from twinsight.files import write_json
+from twinsight.metrics import METRICS
 from twinsight.models import TwoViewModel, weights_digest
 from twinsight.naming import snake_case
 from twinsight.protocol import resolve
@@ -37,6 +38,8 @@ class Cell:
         identity: everything that decides the result, as plain containers.
         config: the composed configuration, for the reader.
         root: folder that cells are written below.
+        label: what the explainer is called in tables: its name in a set, which may hold several of one class.
+        not_applicable: columns that make no sense for the explainer, and why.
     """
 
     explainer: Explainer
@@ -44,6 +47,8 @@ class Cell:
     identity: dict[str, Any]
     config: dict[str, Any]
     root: Path
+    label: str
+    not_applicable: dict[str, str]
 
     @property
     def digest(self) -> str:
@@ -91,7 +96,8 @@ def plan(config: DictConfig) -> Plan:
     views = hydra.utils.instantiate(config.views)
     metrics = {name: hydra.utils.instantiate(node) for name, node in (config.metrics or {}).items()}
     identities = {name: _metric_identity(metric, views.size) for name, metric in metrics.items()}
-    chosen = (config.explainers.options if config.explainers else None) or {"explainer": config.explainer}
+    members = config.explainers.options if config.explainers else None
+    chosen = members or {"explainer": config.explainer}
     composed = OmegaConf.to_container(config, resolve=True)
     assert isinstance(composed, dict)
     shared = {
@@ -114,8 +120,21 @@ def plan(config: DictConfig) -> Plan:
             raise UserError(f"`{name}._target_` must build an Explainer, got {type(explainer).__name__}")
         explainer.geometry((views.size, views.size))  # a window larger than the view fails here
         identity = {**shared, "explainer": explainer.identity()}
+        applicable = metrics if explainer.maps else {}
+        if not applicable:
+            identity["metrics"] = {}  # a change of theirs is no reason to make images again
         frozen = {**composed, "explainer": OmegaConf.to_container(node, resolve=True), "explainers": None}
-        cells.append(Cell(explainer, metrics, _plain(identity), frozen, Path(config.paths.output_root)))
+        cells.append(
+            Cell(
+                explainer,
+                applicable,
+                _plain(identity),
+                frozen,
+                root=Path(config.paths.output_root),
+                label=name if members else explainer.name,
+                not_applicable=_not_applicable(explainer) if metrics else {},
+            )
+        )
     return Plan(model, photos, views, cells)
 
 
@@ -124,6 +143,11 @@ def _model_identity(node: Mapping[str, Any], model: TwoViewModel) -> dict[str, A
     options = {key: value for key, value in node.items() if key != "checkpoint"}
     name = str(node.get("name") or node["_target_"].rsplit(".", 1)[-1])
     return {"name": name, "options": options, "weights": weights_digest(model)}
+
+
+def _not_applicable(explainer: Explainer) -> dict[str, str]:
+    reasons = {name: metric.why_not(explainer.maps) for name, metric in METRICS.items()}
+    return {name: reason for name, reason in reasons.items() if reason is not None}
 
 
 def _metric_identity(metric: Metric, side: int) -> dict[str, Any]:

@@ -11,10 +11,9 @@ from torch import Tensor
 
 from twinsight.data import PairBatch, SkippedPair
 from twinsight.engine import NonFiniteEmbedding, PairBank
-from twinsight.explainers import PairExplanation
 from twinsight.models import TwoViewModel, evaluating
 from twinsight.study.cell import Cell
-from twinsight.study.records import RecordWriter, packed_map
+from twinsight.study.records import RecordWriter, packed_array
 
 
 class Evaluation(pl.LightningModule):
@@ -60,18 +59,22 @@ class Evaluation(pl.LightningModule):
     def _run(self, cell: Cell, writer: RecordWriter, batch: PairBatch) -> None:
         started, forwards = time.perf_counter(), self.bank.forwards
         self._encode_views(batch)
-        explanation = cell.explainer(batch.view1, batch.view2, seeds=batch.seeds, bank=self.bank)
+        explanation = cell.explainer(
+            batch.view1, batch.view2, seeds=batch.seeds, bank=self.bank, partner_view2=batch.partner_view2
+        )
         explained = time.perf_counter()
-        map1, map2 = explanation.resized((batch.view1.shape[-2], batch.view1.shape[-1]))
-        results = [
-            metric(self.model, batch.view1, batch.view2, map1, map2, seeds=batch.seeds, bank=self.bank)
-            for metric in cell.metrics.values()
-        ]
+        results = []
+        if cell.metrics:
+            map1, map2 = explanation.resized((batch.view1.shape[-2], batch.view1.shape[-1]))
+            results = [
+                metric(self.model, batch.view1, batch.view2, map1, map2, seeds=batch.seeds, bank=self.bank)
+                for metric in cell.metrics.values()
+            ]
         scored = time.perf_counter()
-        columns: dict[str, Any] = {"score": explanation.score}
-        curves: dict[str, Tensor] = {}
+        columns: dict[str, Any] = dict(explanation.columns)
+        arrays: dict[str, Tensor | None] = dict(explanation.arrays)
         for result in results:
-            curves |= getattr(result, "curves", {})
+            arrays |= {f"curve_{name}": curve for name, curve in getattr(result, "curves", {}).items()}
             columns |= {
                 field.name: value
                 for field in dataclasses.fields(result)
@@ -90,7 +93,7 @@ class Evaluation(pl.LightningModule):
             scores = {name: values[place] for name, values in listed.items()}
             writer.add(
                 {**_pair_columns(batch, place), **scores, "chunk_size": self.bank.chunk_size, "skipped": None},
-                {"index": index, **_array_columns(explanation, curves, place)},
+                {"index": index, **_array_columns(arrays, place)},
                 {"index": index, **timing},
             )
 
@@ -120,11 +123,10 @@ def _pair_columns(batch: PairBatch, place: int) -> dict[str, Any]:
     }
 
 
-def _array_columns(explanation: PairExplanation, curves: dict[str, Tensor], place: int) -> dict[str, Any]:
-    map2 = None if explanation.map2 is None else explanation.map2[place]
-    packed = {**packed_map("map1", explanation.map1[place]), **packed_map("map2", map2)}
-    for name, curve in curves.items():
-        packed |= packed_map(f"curve_{name}", curve[place])
+def _array_columns(arrays: dict[str, Tensor | None], place: int) -> dict[str, Any]:
+    packed = {}
+    for name, values in arrays.items():
+        packed |= packed_array(name, None if values is None else values[place])
     return packed
 
 

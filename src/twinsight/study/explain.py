@@ -15,6 +15,7 @@ from twinsight.files import write_atomically
 from twinsight.models import evaluating
 from twinsight.study.cell import Cell, Plan, plan
 from twinsight.study.evaluation import Evaluation
+from twinsight.study.pictures import draw_set
 from twinsight.study.publish import log, present, publish
 from twinsight.study.records import compact, done_indices, read
 
@@ -52,7 +53,7 @@ def explain(config: DictConfig) -> int:
     if trainer.is_global_zero:
         for cell in planned.cells:
             publish(cell, planned, config)
-        present(planned.cells, computed=unfinished)
+        present(planned.cells, computed=unfinished, together=draw_set(planned.cells, planned, config))
         for cell in planned.cells:
             log(cell, config)  # last, since a logger may be far away and slow
     readable = all(any(row["skipped"] is None for row in read(cell.folder)) for cell in planned.cells)

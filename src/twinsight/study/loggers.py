@@ -18,7 +18,7 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from twinsight.errors import UserError, unknown
 from twinsight.study.cell import Cell
-from twinsight.study.records import unpacked_map
+from twinsight.study.records import unpacked_array
 from twinsight.tracking import finish
 
 log = logging.getLogger(__name__)
@@ -171,6 +171,6 @@ def _mean_curves(rows: list[Row], arrays: Mapping[int, Row]) -> dict[str, np.nda
 
 
 def _curve(row: Row, name: str) -> np.ndarray:
-    curve = unpacked_map(row, name)
+    curve = unpacked_array(row, name)
     assert curve is not None  # every explained pair has its curves
     return curve

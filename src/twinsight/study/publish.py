@@ -6,21 +6,17 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from omegaconf import DictConfig
 from rich import box
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 
-from twinsight.data import PairDataset
 from twinsight.files import write_json
 from twinsight.metrics import METRICS
-from twinsight.plotting import draw_pair
 from twinsight.study.cell import Cell, Plan
 from twinsight.study.loggers import log_cell
-from twinsight.study.records import read, unpacked_map
+from twinsight.study.pictures import arrays_of, draw_cell, picture
+from twinsight.study.records import read
 
 Row = dict[str, Any]
 
@@ -28,9 +24,9 @@ Row = dict[str, Any]
 def publish(cell: Cell, planned: Plan, config: DictConfig) -> None:
     """Write ``metrics.json`` and the pictures of a finished cell."""
     rows = read(cell.folder)
-    write_json(cell.folder / "metrics.json", summarize(rows))
+    write_json(cell.folder / "metrics.json", {**summarize(rows), "not_applicable": cell.not_applicable})
     explained = [row for row in rows if row["skipped"] is None]
-    _draw(cell, planned, explained[: config.pictures.limit], config.seed, config.pictures.side)
+    draw_cell(cell, planned, explained[: config.pictures.limit], config)
 
 
 def log(cell: Cell, config: DictConfig) -> None:
@@ -42,8 +38,8 @@ def log(cell: Cell, config: DictConfig) -> None:
     if config.logger._target_ in logged:
         return
     rows = [row for row in read(cell.folder) if row["skipped"] is None]
-    drawn = {row["index"]: path for row in rows if (path := _picture(cell, row)).exists()}
-    log_cell(config.logger, cell, json.loads((cell.folder / "metrics.json").read_text()), rows, _arrays(cell), drawn)
+    drawn = {row["index"]: path for row in rows if (path := picture(cell, row)).exists()}
+    log_cell(config.logger, cell, json.loads((cell.folder / "metrics.json").read_text()), rows, arrays_of(cell), drawn)
     write_json(marker, [*logged, config.logger._target_])
 
 
@@ -80,8 +76,11 @@ def summarize(rows: list[Row]) -> dict[str, Any]:
     }
 
 
-def present(cells: list[Cell], computed: list[Cell]) -> None:
-    """Print one table over the cells, and where everything is; those not ``computed`` just now say so."""
+def present(cells: list[Cell], computed: list[Cell], together: Path | None = None) -> None:
+    """Print one table over the cells, and where everything is; those not ``computed`` just now say so.
+
+    ``together`` is the folder of pictures that show all cells side by side.
+    """
     console = Console()
     if not console.is_terminal:
         console = Console(width=120)  # a pipe has no width: logs should not be folded
@@ -92,19 +91,28 @@ def present(cells: list[Cell], computed: list[Cell]) -> None:
     for cell, summary in zip(cells, summaries, strict=True):
         shown = [summary["metrics"].get(name, {}).get("mean") for name in ("score", *columns)]
         numbers = ["-" if value is None else f"{value:.3f}" for value in shown]
-        lines.append([cell.explainer.name, str(summary["pairs"]), *numbers])
+        lines.append([cell.label, str(summary["pairs"]), *numbers])
     if sum(max(map(len, column)) + 2 for column in zip(*lines, strict=True)) > console.width:
         lines = [list(column) for column in zip(*lines, strict=True)]  # a narrow terminal: a line per metric
     console.print(_table(lines))
+    width = max(len(cell.label) for cell in cells)
     for cell, summary in zip(cells, summaries, strict=True):
         if cell not in computed:
-            console.print(f"{cell.explainer.name}: computed before, nothing was run (delete the folder to run again)")
+            console.print(f"{cell.label}: computed before, nothing was run (delete the folder to run again)")
         for pair_id, reason in summary["skipped"].items():
             console.print(f"[yellow]skipped[/] {pair_id}: {reason}", highlight=False, soft_wrap=True)
         for name, count in summary["flags"].items():
             if count:
                 console.print(f"[yellow]{_FLAGS[name].format(count=count)}[/]", highlight=False)
-        _print_places(console, cell.folder)
+        for reason in dict.fromkeys(cell.not_applicable.values()):
+            columns = ", ".join(name.upper() for name, why in cell.not_applicable.items() if why == reason)
+            console.print(f"{cell.label}: {columns} left out: {reason}", highlight=False, soft_wrap=True)
+        if len(cells) == 1:
+            _print_places(console, cell.folder)
+        else:
+            console.print(f"  {cell.label:<{width}} {cell.folder}", highlight=False, soft_wrap=True, markup=False)
+    if together is not None:
+        console.print(f"  {'side by side':<{width}} {together}", highlight=False, soft_wrap=True, markup=False)
 
 
 def _table(lines: list[list[str]]) -> Table:
@@ -149,54 +157,3 @@ def _score_columns(rows: list[Row]) -> list[str]:
         if isinstance(value, int | float) and not isinstance(value, bool) and name not in _NO_SCORES
     }
     return list(numeric)
-
-
-def _draw(cell: Cell, planned: Plan, rows: list[Row], seed: int, side: int) -> None:
-    """One picture per pair at the photo's own resolution; those that exist are kept."""
-    pairs = PairDataset(planned.photos, planned.views, planned.model.normalization, seed)
-    missing = [row for row in rows if not _picture(cell, row).exists()]
-    if not missing:
-        return  # before the maps of the whole cell are read for nothing
-    arrays = _arrays(cell)
-    for row in track(missing, description="Drawing pictures", transient=True):
-        _draw_pair(cell, pairs, row, arrays[row["index"]], side, _picture(cell, row))
-
-
-def _arrays(cell: Cell) -> dict[int, Row]:
-    """Maps and curves of every pair, by its index."""
-    return {row["index"]: row for row in read(cell.folder, "arrays")}
-
-
-def _picture(cell: Cell, row: Row) -> Path:
-    return cell.folder / "pictures" / f"{_file_name(row)}.png"
-
-
-def _draw_pair(cell: Cell, pairs: PairDataset, row: Row, arrays: Row, side: int, path: Path) -> None:
-    photo = pairs.photos.load(row["index"])
-    views = [
-        recipe.render(photo, min(side, max(*recipe.geometry.box[2:], pairs.views.size)), pairs.views.antialias)
-        for recipe in pairs.recipes(row["index"], photo)
-    ]
-    size = (pairs.views.size, pairs.views.size)
-    geometry = cell.explainer.geometry(size)
-    maps = [
-        None if heatmap is None else geometry.resize(torch.from_numpy(heatmap).unsqueeze(0), size)[0].numpy()
-        for heatmap in (unpacked_map(arrays, "map1"), unpacked_map(arrays, "map2"))
-    ]
-    assert maps[0] is not None
-    draw_pair(
-        views[0].movedim(0, -1).numpy(),
-        views[1].movedim(0, -1).numpy(),
-        np.asarray(maps[0]),
-        maps[1],
-        similarity=row["score"],
-        title=cell.explainer.title,
-        subtitle=f"{row['pair_id']}, {cell.identity['model']['name']}",
-        scores={name.upper(): row[name] for name in METRICS if row.get(name) is not None},
-        path=path,
-    )
-
-
-def _file_name(row: Row) -> str:
-    stem = "".join(letter if letter.isalnum() or letter in "-_" else "_" for letter in Path(row["pair_id"]).stem)
-    return f"{row['index']:05d}-{stem[:60]}"

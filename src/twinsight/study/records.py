@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 from torch import Tensor
 
 from twinsight.files import write_atomically
@@ -56,24 +57,28 @@ class RecordWriter:
             write_atomically(self.folder / table / name, partial(pq.write_table, _table(rows[table])))
 
 
-def packed_map(name: str, heatmap: Tensor | None) -> dict[str, Any]:
-    """Columns for a map or curve: half precision after division by its largest magnitude, which is kept beside it."""
-    if heatmap is None:
+def packed_array(name: str, values: Tensor | None) -> dict[str, Any]:
+    """Columns for a map, a curve or an image of any shape.
+
+    Half precision after division by the largest magnitude, which is kept beside it; 8-bit integers as they are.
+    """
+    if values is None:
         return {name: None, f"{name}_shape": None, f"{name}_scale": None}
-    values = heatmap.detach().cpu().double().numpy()
-    finite = np.abs(values[np.isfinite(values)])
+    shape = list(values.shape)
+    if values.dtype == torch.uint8:
+        return {name: values.cpu().numpy().ravel(), f"{name}_shape": shape, f"{name}_scale": None}
+    exact = values.detach().cpu().double().numpy()
+    finite = np.abs(exact[np.isfinite(exact)])
     scale = float(finite.max()) if finite.size and finite.max() > 0 else 1.0
-    return {
-        name: (values / scale).astype(np.float16).ravel(),
-        f"{name}_shape": list(values.shape),
-        f"{name}_scale": scale,
-    }
+    return {name: (exact / scale).astype(np.float16).ravel(), f"{name}_shape": shape, f"{name}_scale": scale}
 
 
-def unpacked_map(row: dict[str, Any], name: str) -> np.ndarray | None:
-    """The map or curve that :func:`packed_map` packed, as float32 of its own shape."""
+def unpacked_array(row: dict[str, Any], name: str) -> np.ndarray | None:
+    """What :func:`packed_array` packed, in its own shape: float32, or 8-bit integers where those were given."""
     if row[name] is None:
         return None
+    if row[f"{name}_scale"] is None:
+        return np.asarray(row[name], dtype=np.uint8).reshape(row[f"{name}_shape"])
     values = np.asarray(row[name], dtype=np.float16).astype(np.float32) * np.float32(row[f"{name}_scale"])
     return values.reshape(row[f"{name}_shape"])
 

@@ -1,0 +1,174 @@
+"""Pictures of finished cells, made from records and the photos: one per pair, and one per pair for a whole set."""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from omegaconf import DictConfig
+from rich.progress import track
+
+from twinsight.data import PairDataset
+from twinsight.explainers import ImageExplainer
+from twinsight.metrics import METRICS
+from twinsight.plotting import draw_grid, draw_images, draw_pair, write_gif
+from twinsight.study.cell import Cell, Plan
+from twinsight.study.records import read, unpacked_array
+
+Row = dict[str, Any]
+
+
+def draw_cell(cell: Cell, planned: Plan, rows: Sequence[Row], config: DictConfig) -> None:
+    """One picture per pair at the photo's own resolution, and an animation of images that were made step by step.
+
+    Pictures that exist are kept.
+    """
+    missing = [row for row in rows if not picture(cell, row).exists()]
+    if not missing:
+        return  # before the maps of the whole cell are read for nothing
+    pairs = _pairs(planned, config)
+    arrays = arrays_of(cell)
+    for row in track(missing, description="Drawing pictures", transient=True):
+        views = _views(pairs, row, config.pictures.side)
+        draw = _draw_made_images if isinstance(cell.explainer, ImageExplainer) else _draw_maps
+        draw(cell, row, arrays[row["index"]], views, planned.views.size)
+
+
+def draw_set(cells: Sequence[Cell], planned: Plan, config: DictConfig) -> Path | None:
+    """One picture per pair with the maps of all cells side by side; the folder of the pictures.
+
+    None where fewer than two cells have maps.
+    """
+    cells = [cell for cell in cells if cell.explainer.maps]
+    if len(cells) < 2:
+        return None
+    digest = hashlib.sha256("".join(cell.digest for cell in cells).encode()).hexdigest()[:10]
+    names = (cells[0].identity[part]["name"] for part in ("data", "model"))
+    folder = cells[0].root / "sets" / "-".join((*names, f"{len(cells)}-explainers", digest))
+    explained = [row for row in read(cells[0].folder) if row["skipped"] is None][: config.pictures.limit]
+    missing = [row for row in explained if not (folder / _file_name(row, ".png")).exists()]
+    if not missing:
+        return folder if explained else None
+    pairs = _pairs(planned, config)
+    arrays = [arrays_of(cell) for cell in cells]
+    for row in track(missing, description="Drawing all side by side", transient=True):
+        view1, view2 = _views(pairs, row, config.pictures.side)
+        maps = [_maps(cell, one[row["index"]], planned.views.size) for cell, one in zip(cells, arrays, strict=True)]
+        draw_grid(
+            view1,
+            view2,
+            {_caption(cell, cells): pair for cell, pair in zip(cells, maps, strict=True)},
+            similarity=row["score"],
+            title=f"{len(cells)} explanations of one pair",
+            subtitle=_subtitle(cells[0], row),
+            path=folder / _file_name(row, ".png"),
+        )
+    return folder
+
+
+def picture(cell: Cell, row: Row) -> Path:
+    """Where the picture of a pair is, or will be."""
+    return cell.folder / "pictures" / _file_name(row, ".png")
+
+
+def animations(cell: Cell, row: Row) -> dict[str, Path]:
+    """The animations of a pair that have been written, by the name of the image."""
+    stem = _file_name(row, "-")
+    return {path.stem.removeprefix(stem): path for path in sorted((cell.folder / "animations").glob(f"{stem}*.gif"))}
+
+
+def arrays_of(cell: Cell) -> dict[int, Row]:
+    """Maps, curves and images of every pair, by its index."""
+    return {row["index"]: row for row in read(cell.folder, "arrays")}
+
+
+def _pairs(planned: Plan, config: DictConfig) -> PairDataset:
+    return PairDataset(planned.photos, planned.views, planned.model.normalization, config.seed)
+
+
+def _views(pairs: PairDataset, row: Row, side: int) -> list[NDArray]:
+    """Both views ``(H, W, 3)`` as the photo has them, not as the model sees them."""
+    photo = pairs.photos.load(row["index"])
+    return [
+        recipe.render(photo, min(side, max(*recipe.geometry.box[2:], pairs.views.size)), pairs.views.antialias)
+        .movedim(0, -1)
+        .numpy()
+        for recipe in pairs.recipes(row["index"], photo)
+    ]
+
+
+def _maps(cell: Cell, arrays: Row, side: int) -> tuple[NDArray, NDArray | None]:
+    geometry, size = cell.explainer.geometry((side, side)), (side, side)
+    map1, map2 = (
+        None if heatmap is None else geometry.resize(torch.from_numpy(heatmap).unsqueeze(0), size)[0].numpy()
+        for heatmap in (unpacked_array(arrays, "map1"), unpacked_array(arrays, "map2"))
+    )
+    assert map1 is not None
+    return map1, map2
+
+
+def _draw_maps(cell: Cell, row: Row, arrays: Row, views: list[NDArray], side: int) -> None:
+    map1, map2 = _maps(cell, arrays, side)
+    draw_pair(
+        *views,
+        np.asarray(map1),
+        map2,
+        similarity=row["score"],
+        title=cell.explainer.label,
+        subtitle=_subtitle(cell, row),
+        scores={name.upper(): row[name] for name in METRICS if row.get(name) is not None},
+        path=picture(cell, row),
+    )
+
+
+def _draw_made_images(cell: Cell, row: Row, arrays: Row, views: list[NDArray], side: int) -> None:
+    assert isinstance(cell.explainer, ImageExplainer)
+    images, traces, films = (_named(arrays, prefix) for prefix in ("image_", "trace_", "frames_"))
+    for name, film in films.items():
+        write_gif(
+            film.transpose(0, 2, 3, 1) / 255, cell.folder / "animations" / _file_name(row, f"-{_plain(name)}.gif")
+        )
+    # Last: its presence says that all is drawn.
+    draw_images(
+        {f"View {view}": views[view - 1] for view in cell.explainer.shown},
+        {name: image.transpose(1, 2, 0) for name, image in images.items()},
+        traces,
+        similarity=row["score"],
+        title=cell.explainer.label,
+        subtitle=_subtitle(cell, row),
+        trace_label=cell.explainer.trace_label,
+        path=picture(cell, row),
+    )
+
+
+def _named(arrays: Row, prefix: str) -> dict[str, NDArray]:
+    found = {}
+    for column in arrays:
+        if column.startswith(prefix) and f"{column}_shape" in arrays:
+            values = unpacked_array(arrays, column)
+            assert values is not None
+            found[column.removeprefix(prefix)] = values
+    return found
+
+
+def _caption(cell: Cell, cells: Sequence[Cell]) -> str:
+    """The shortest of title, title with variant and name in the set that no other cell has."""
+    for naming in (lambda one: one.explainer.title, lambda one: one.explainer.label):
+        if sum(naming(other) == naming(cell) for other in cells) == 1:
+            return naming(cell)
+    return cell.label
+
+
+def _subtitle(cell: Cell, row: Row) -> str:
+    return f"{row['pair_id']}, {cell.identity['model']['name']}"
+
+
+def _file_name(row: Row, ending: str) -> str:
+    return f"{row['index']:05d}-{_plain(Path(row['pair_id']).stem)[:60]}{ending}"
+
+
+def _plain(name: str) -> str:
+    return "".join(letter if letter.isalnum() or letter in "-_" else "_" for letter in name)

@@ -1,0 +1,149 @@
+"""Sets of explainers: one process, a cell each, names of their own, and one picture of all."""
+
+import json
+
+import pytest
+from omegaconf import OmegaConf
+from PIL import Image
+
+from toy_cells import cells, composed, rows, write_photo
+from twinsight.config import validate
+from twinsight.study import explain
+from twinsight.study.cell import plan
+
+PAPER = (
+    *("conditional_occlusion", "context_agnostic_occlusion", "pairwise_occlusion", "gradcam"),
+    *("interaction_cam_mean", "interaction_cam_max", "interaction_cam_attention", "pixel_invariance"),
+    *("input_x_gradient", "input_x_gradient_g", "smoothgrad", "smoothgrad_g"),
+    *("averaged_transforms", "averaged_transforms_g", "averaged_transforms_n", "averaged_transforms_gn"),
+)
+
+
+@pytest.fixture
+def planned(photos, tmp_path):
+    """``planned(*overrides)``: the plan of the cells."""
+
+    def make(*overrides):
+        config = composed(f"data.root={photos}", f"paths.output_root={tmp_path}", *overrides)
+        validate(config)
+        return plan(config)
+
+    return make
+
+
+@pytest.mark.parametrize("protocol", ["sound", "paper"])
+def test_the_papers_set_has_the_rows_of_its_tables_in_their_order(planned, protocol):
+    found = planned("explainers=paper", f"protocol={protocol}").cells
+    assert tuple(cell.label for cell in found) == PAPER
+    assert len({cell.digest for cell in found}) == len(PAPER)
+    variants = {cell.label: cell.explainer.variant for cell in found}
+    assert [variants[f"averaged_transforms{end}"] for end in ("", "_g", "_n", "_gn")] == ["", "G", "N", "G+N"]
+    assert [variants[f"interaction_cam_{name}"] for name in ("mean", "max", "attention")] == [
+        "mean",
+        "max",
+        "attention",
+    ]
+    by_label = {cell.label: cell.explainer for cell in found}
+    resolved = by_label["smoothgrad_g"].options["guided"]
+    assert resolved == {"sound": "all", "paper": "modules"}[protocol]
+    assert by_label["conditional_occlusion"].protocol == protocol
+
+
+def test_members_take_options_of_their_own(planned):
+    overrides = ("explainers=paper", "explainers.options.smoothgrad_g.samples=3")
+    samples = {
+        cell.label: cell.explainer.options["samples"]
+        for cell in planned(*overrides).cells
+        if cell.label.startswith("smoothgrad")
+    }
+    assert samples == {"smoothgrad": 50, "smoothgrad_g": 3}
+
+
+def test_controls_follow_the_explainer_they_are_told(planned):
+    found = {cell.label: cell.explainer for cell in planned("explainers=controls", "explainers.of=gradcam").cells}
+    assert list(found) == ["random", "matched_random", "inverted", "partner_swapped", "lafam"]
+    assert {found[name].of.name for name in ("matched_random", "inverted", "partner_swapped")} == {"gradcam"}
+
+
+def test_sets_add_up(planned):
+    found = [cell.label for cell in planned("explainers=[gradcam,controls]").cells]
+    assert found == ["gradcam", "random", "matched_random", "inverted", "partner_swapped", "lafam"]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """Controls of Grad-CAM and a method that makes images, on two photos."""
+    root = tmp_path_factory.mktemp("set")
+    (root / "photos").mkdir()
+    for index in range(2):
+        write_photo(root / "photos" / f"{index}.png", index)
+    config = composed(
+        f"data.root={root / 'photos'}",
+        f"paths.output_root={root / 'out'}",
+        "explainers=[gradcam,controls,feature_visualization]",
+        "explainers.of=gradcam",
+        "explainers.options.feature_visualization.iterations=2",
+        "explainers.options.feature_visualization.octaves=2",
+        "pictures.limit=4",
+    )
+    assert explain(config) == 0
+    return config, root / "out"
+
+
+def test_each_member_has_a_cell_of_its_own(run):
+    _, out = run
+    assert set(cells(out)) == {
+        *("gradcam", "random", "matched_random", "inverted", "partner_swapped", "lafam", "feature_visualization")
+    }
+
+
+def test_one_picture_per_pair_shows_all_that_have_maps(run):
+    _, out = run
+    (folder,) = (out / "sets").iterdir()
+    pictures = sorted(folder.iterdir())
+    assert [path.name for path in pictures] == ["00000-0.png", "00001-1.png"]
+    with Image.open(pictures[0]) as image:
+        assert image.width > 1000
+
+
+def test_a_method_that_makes_images_has_no_heatmap_metrics_and_says_why(run):
+    _, out = run
+    folder = cells(out)["feature_visualization"]
+    record = rows(folder)[0]
+    assert "si" not in record
+    assert "score" in record
+    summary = json.loads((folder / "metrics.json").read_text())
+    assert set(summary["not_applicable"]) == {"si", "sd", "ci", "cd", "sad", "sic", "cad", "cic"}
+    assert set(summary["not_applicable"].values()) == {"the method makes images, not maps"}
+    arrays = rows(folder, "arrays")[0]
+    assert any(name.startswith("image_") for name in arrays)
+    assert any(name.startswith("trace_") for name in arrays)
+
+
+def test_made_images_have_a_picture_and_an_animation(run):
+    _, out = run
+    folder = cells(out)["feature_visualization"]
+    assert len(list((folder / "pictures").glob("*.png"))) == 2
+    films = list((folder / "animations").glob("*.gif"))
+    assert len(films) == 2
+    with Image.open(films[0]) as film:
+        assert film.n_frames > 1
+
+
+def test_changing_metrics_makes_no_images_again(planned):
+    one = planned("explainer=feature_visualization").cells[0]
+    other = planned("explainer=feature_visualization", "metrics.insertion_deletion.points=4").cells[0]
+    maps = [planned(*more).cells[0] for more in ((), ("metrics.insertion_deletion.points=4",))]
+    assert one.digest == other.digest
+    assert maps[0].digest != maps[1].digest
+
+
+def test_the_table_names_the_members_and_what_was_left_out(run, capsys):
+    config, out = run
+    assert explain(config) == 0
+    shown = capsys.readouterr().out
+    for label in OmegaConf.to_container(config.explainers.options):
+        assert f"{label}: computed before" in shown
+    assert "feature_visualization: SI, SD, CI, CD, SAD, SIC, CAD, CIC left out: the method makes images" in shown
+    (folder,) = (out / "sets").iterdir()
+    assert str(folder) in shown
