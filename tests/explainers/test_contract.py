@@ -15,13 +15,13 @@ from toy_cells import write_photo
 from twinsight.data import ImageFolder, PairDataModule, SimCLRViews
 from twinsight.engine import PairBank, seeds_from_pixels
 from twinsight.errors import UserError
-from twinsight.explainers import Explainer, PairExplanation
+from twinsight.explainers import Explainer, ImageExplainer, PairExplanation, PairImages
 from twinsight.models import TwoViewModel
 
 CLASSES = {
     name: found
     for name, found in vars(explainers).items()
-    if isinstance(found, type) and issubclass(found, Explainer) and found is not Explainer
+    if isinstance(found, type) and issubclass(found, Explainer) and found not in (Explainer, ImageExplainer)
 }
 
 
@@ -42,6 +42,9 @@ OPTIONS = {
     "SmoothGrad": {"samples": 3},
     "AveragedTransforms": {"lambdas": [0.6, 0], "noise": True},
     "Inverted": {"of": "conditional_occlusion", "options": {"window": 9, "stride": 5}},
+    "PixelInvariance": {"samples": 7, "size": 8, "epochs": 3, "components": 2, "nmf_weight": 0.5},
+    "FeatureVisualization": {"octaves": 2, "iterations": 2},
+    "ModelDifference": {"reference": tiny_model(1), "iterations": 2},
 }
 WITH_LAYER = [name for name in CLASSES if name.endswith("CAM")]
 BATCH = 3
@@ -58,11 +61,23 @@ def views():
     return tiny_pair(0, BATCH)
 
 
+@pytest.fixture(params=[name for name, found in CLASSES.items() if found.maps])
+def build_map(request):
+    """``build_map(model)``: an explainer of each class that makes maps."""
+    return lambda model, **options: CLASSES[request.param](model, **OPTIONS.get(request.param, {}), **options)
+
+
 def parts(explanation):
-    """Everything that is computed, at native and at image size."""
+    """Everything that is computed, maps at native and at image size."""
+    if isinstance(explanation, PairImages):
+        kinds = {"image": explanation.images, "trace": explanation.traces, "frames": explanation.frames}
+        made = {f"{kind} {name}": tensor for kind, tensors in kinds.items() for name, tensor in tensors.items()}
+        return {"score": explanation.score, **made, **explanation.details}
     found = {"map1": explanation.map1, "map2": explanation.map2, "score": explanation.score}
     found["large1"], found["large2"] = explanation.resized((32, 32))
-    return {name: tensor for name, tensor in found.items() if tensor is not None}
+    # Details may be NaN where there is nothing to tell, and NaN is not equal to itself.
+    details = {name: tensor.nan_to_num(nan=-1e9) for name, tensor in explanation.details.items()}
+    return {name: tensor for name, tensor in found.items() if tensor is not None} | details
 
 
 def assert_identical(found, expected):
@@ -81,21 +96,44 @@ def state(model):
     )
 
 
-def test_an_explanation_has_two_maps_and_a_score_per_pair(build, views):
-    explanation = build(tiny_model(0))(*views)
+def test_an_explanation_has_its_maps_and_a_score_per_pair(build_map, views):
+    explainer = build_map(tiny_model(0))
+    explanation = explainer(*views)
     assert isinstance(explanation, PairExplanation)
     assert explanation.map1.ndim == 3
     assert len(explanation.map1) == BATCH
+    assert (explanation.map2 is None) == (explainer.maps == 1)
     assert explanation.score.shape == (BATCH,)
-    for tensor in parts(explanation).values():
-        assert tensor.dtype == torch.float32
-        assert torch.isfinite(tensor).all()
-        assert not tensor.requires_grad
-        assert not tensor.is_inference()
+    assert_plain_numbers(explanation)
     for large in explanation.resized((32, 32)):
         assert large is None or large.shape == (BATCH, 32, 32)
     for pixels, view in zip(explanation.views, views, strict=True):
         torch.testing.assert_close(pixels, view * 0.25 + 0.5, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", [name for name, found in CLASSES.items() if not found.maps])
+def test_images_are_pixels_with_traces_and_frames(name, views):
+    made = CLASSES[name](tiny_model(0), **OPTIONS[name])(*views)
+    assert isinstance(made, PairImages)
+    assert made.images
+    assert made.images.keys() == made.traces.keys() == made.frames.keys()
+    assert_plain_numbers(made)
+    for key, image in made.images.items():
+        assert image.shape == views[0].shape
+        assert 0 <= image.min() <= image.max() <= 1
+        assert made.traces[key].ndim == 2
+        assert made.frames[key].shape[0] == BATCH
+        assert made.frames[key].shape[2:] == image.shape[1:]
+        assert torch.equal(made.frames[key][:, -1], image)
+
+
+def assert_plain_numbers(explanation):
+    for tensor in parts(explanation).values():
+        assert len(tensor) == BATCH
+        assert tensor.dtype == torch.float32
+        assert torch.isfinite(tensor).all()
+        assert not tensor.requires_grad
+        assert not tensor.is_inference()
 
 
 @pytest.mark.parametrize("asymmetric", [False, True])
@@ -326,10 +364,10 @@ def test_a_layer_without_one_feature_map_is_refused(name, views):
         assert state(model) == before
 
 
-def test_explanations_are_drawn_without_a_display(build, views, monkeypatch):
+def test_explanations_are_drawn_without_a_display(build_map, views, monkeypatch):
     monkeypatch.delenv("DISPLAY", raising=False)
     backend = matplotlib.get_backend(auto_select=False)
-    explanation = build(tiny_model(0))(*views)
+    explanation = build_map(tiny_model(0))(*views)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         first, second = explanation.plot(1)

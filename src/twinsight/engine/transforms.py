@@ -38,18 +38,15 @@ def colour_jitter(
     """
     if not happens(probability, draw):
         return pixels
-    changes: list[Callable[[Tensor], Tensor]] = []
-    for adjust, amount in (
-        (F.adjust_brightness, brightness),
-        (F.adjust_contrast, contrast),
-        (F.adjust_saturation, saturation),
-    ):
-        factor = uniform(max(0.0, 1 - amount), 1 + amount, draw)
-        changes.append(lambda image, adjust=adjust, factor=factor: adjust(image, factor))
-    shift = uniform(-hue, hue, draw)
-    changes.append(lambda image: F.adjust_hue(image, shift))
+    changes: list[tuple[Callable[[Tensor, float], Tensor], float]] = [
+        (F.adjust_brightness, uniform(max(0.0, 1 - brightness), 1 + brightness, draw)),
+        (F.adjust_contrast, uniform(max(0.0, 1 - contrast), 1 + contrast, draw)),
+        (F.adjust_saturation, uniform(max(0.0, 1 - saturation), 1 + saturation, draw)),
+        (F.adjust_hue, uniform(-hue, hue, draw)),
+    ]
     for index in torch.randperm(len(changes), generator=draw).tolist():
-        pixels = changes[index](pixels)
+        adjust, amount = changes[index]
+        pixels = adjust(pixels, amount)
     return pixels
 
 
@@ -83,7 +80,7 @@ def erase(
     draw: torch.Generator,
     area: tuple[float, float] = (0.02, 0.33),
     ratio: tuple[float, float] = (0.3, 3.3),
-    value: float = 0.0,
+    value: float | Tensor = 0.0,
     probability: float = 1.0,
 ) -> Tensor:
     """One random rectangle of ``(C, H, W)`` pixels set to ``value`` (random erasing, Zhong et al. 2020).
@@ -91,6 +88,7 @@ def erase(
     Args:
         area: of the rectangle over the image's, drawn uniformly.
         ratio: of its height to its width, drawn log-uniformly; drawn again where the rectangle would not fit.
+        value: a number, or an image of the same shape that shows through.
     """
     if not happens(probability, draw):
         return pixels
@@ -102,10 +100,33 @@ def erase(
         if 0 < tall <= height and 0 < wide <= width:
             top = int(torch.randint(height - tall + 1, (), generator=draw))
             left = int(torch.randint(width - wide + 1, (), generator=draw))
-            pixels = pixels.clone()
-            pixels[..., top : top + tall, left : left + wide] = value
-            return pixels
+            erased = pixels.clone()
+            fill = torch.as_tensor(value).to(pixels).expand_as(pixels)
+            box = (..., slice(top, top + tall), slice(left, left + wide))
+            erased[box] = fill[box]
+            return erased
     return pixels
+
+
+def rescale(
+    pixels: Tensor,
+    draw: torch.Generator,
+    scale: tuple[float, float] = (0.25, 1.0),
+    antialias: bool = True,
+    probability: float = 1.0,
+) -> Tensor:
+    """``(C, H, W)`` pixels reduced to a random fraction of their size and enlarged back, bilinearly: detail is lost.
+
+    Args:
+        scale: fraction of the side, drawn uniformly.
+        antialias: low-pass before reducing.
+    """
+    if not happens(probability, draw):
+        return pixels
+    size = list(pixels.shape[-2:])
+    fraction = uniform(*scale, draw)
+    reduced = F.resize(pixels, [max(1, round(side * fraction)) for side in size], antialias=antialias)
+    return F.resize(reduced, size, antialias=antialias)
 
 
 def combination(pixels: Tensor, draw: torch.Generator) -> Tensor:

@@ -5,7 +5,10 @@ from twinsight.explainers.cam import GradCAM, InteractionCAM
 from twinsight.explainers.controls import Inverted, LaFAM, MatchedRandom, PartnerSwapped, RandomMap
 from twinsight.explainers.geometry import MapGeometry
 from twinsight.explainers.gradient import AveragedTransforms, InputXGradient, SmoothGrad
+from twinsight.explainers.images import ImageExplainer, PairImages
+from twinsight.explainers.invariance import PixelInvariance
 from twinsight.explainers.occlusion import ConditionalOcclusion, ContextAgnosticOcclusion, PairwiseOcclusion
+from twinsight.explainers.visualization import FeatureVisualization, ModelDifference
 
 __all__ = [
     "EXPLAINERS",
@@ -14,7 +17,9 @@ __all__ = [
     "ContextAgnosticOcclusion",
     "Cost",
     "Explainer",
+    "FeatureVisualization",
     "GradCAM",
+    "ImageExplainer",
     "InputXGradient",
     "InteractionCAM",
     "Inverted",
@@ -22,10 +27,13 @@ __all__ = [
     "MapGeometry",
     "Maps",
     "MatchedRandom",
+    "ModelDifference",
     "Pair",
     "PairExplanation",
+    "PairImages",
     "PairwiseOcclusion",
     "PartnerSwapped",
+    "PixelInvariance",
     "RandomMap",
     "SmoothGrad",
 ]
