@@ -559,7 +559,9 @@ def test_one_map_gives_the_metrics_of_one_direction(tiny, capsys):
     config = tiny(explainer={"_target_": "toy_cells.OneMap"})
     assert explain(config) == 0
     folder = only_cell(config)
-    assert all(row["map2"] is None and np.isnan(unpacked_array(row, "curve_si")).all() for row in rows(folder, "arrays"))
+    assert all(
+        row["map2"] is None and np.isnan(unpacked_array(row, "curve_si")).all() for row in rows(folder, "arrays")
+    )
     summary = json.loads((folder / "metrics.json").read_text())
     assert {name: facts["pairs"] for name, facts in summary["metrics"].items() if name in METRICS} == {
         **dict.fromkeys(("ci", "cd", "cad", "cic"), 5),

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import twinsight.study.publish as publish
+import twinsight.study.pictures as drawing
 from toy_cells import only_cell, rows
 from twinsight.study import explain
 
@@ -46,13 +46,13 @@ def test_no_pictures_are_drawn_where_none_are_wanted(explained):
 def drawn(monkeypatch):
     """Names of the pictures that are drawn."""
     names = []
-    genuine = publish.draw_pair
+    genuine = drawing.draw_pair
 
     def recording(*args, path, **kwargs):
         names.append(path.name)
         return genuine(*args, path=path, **kwargs)
 
-    monkeypatch.setattr(publish, "draw_pair", recording)
+    monkeypatch.setattr(drawing, "draw_pair", recording)
     return names
 
 
@@ -103,13 +103,13 @@ def test_maps_that_are_missing_or_rank_nothing_are_drawn_too(tiny, explainer):
 
 def test_a_picture_shows_the_pair_of_its_record(tiny, drawn, monkeypatch):
     shown = []
-    genuine = publish.draw_pair
+    genuine = drawing.draw_pair
 
     def recording(view1, view2, map1, map2, similarity, scores, subtitle, **kwargs):
         shown.append((similarity, scores, subtitle, view1.shape, view2.shape, np.asarray(map1).shape))
         return genuine(view1, view2, map1, map2, similarity, scores=scores, subtitle=subtitle, **kwargs)
 
-    monkeypatch.setattr(publish, "draw_pair", recording)
+    monkeypatch.setattr(drawing, "draw_pair", recording)
     config = tiny("explainer=conditional_occlusion", "pictures.limit=3", "pictures.side=64")
     assert explain(config) == 0
     records = rows(only_cell(config))[:3]

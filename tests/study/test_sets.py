@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import torch
 from omegaconf import OmegaConf
 from PIL import Image
 
@@ -26,6 +27,7 @@ def planned(photos, tmp_path):
     def make(*overrides):
         config = composed(f"data.root={photos}", f"paths.output_root={tmp_path}", *overrides)
         validate(config)
+        torch.manual_seed(0)  # of the untrained network's weights
         return plan(config)
 
     return make
@@ -85,6 +87,8 @@ def run(tmp_path_factory):
         "explainers.options.feature_visualization.iterations=2",
         "explainers.options.feature_visualization.octaves=2",
         "pictures.limit=4",
+        "logger=wandb",
+        "logger.mode=offline",
     )
     assert explain(config) == 0
     return config, root / "out"
@@ -128,6 +132,11 @@ def test_made_images_have_a_picture_and_an_animation(run):
     assert len(films) == 2
     with Image.open(films[0]) as film:
         assert film.n_frames > 1
+
+
+def test_animations_are_logged_as_videos(run):
+    _, out = run
+    assert len(list((out / "wandb").glob("offline-run-*/files/media/videos/**/*.gif"))) == 2
 
 
 def test_changing_metrics_makes_no_images_again(planned):

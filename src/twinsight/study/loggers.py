@@ -106,6 +106,7 @@ def log_cell(
     rows: list[Row],
     arrays: Mapping[int, Row],
     pictures: Mapping[int, Path],
+    films: Mapping[str, Path],
 ) -> None:
     """Log a finished cell to the logger that ``node`` describes, and close the logger."""
     options: dict[str, Any] = {}
@@ -119,6 +120,8 @@ def log_cell(
     logger.log_metrics({"pairs": summary["pairs"], "skipped": len(summary["skipped"]), **scalars})
     if isinstance(logger, WandbLogger):
         _log_tables(logger, rows, arrays, pictures)
+        for name, path in films.items():
+            logger.experiment.log({f"animations/{name}": wandb.Video(str(path), format="gif")})
     logger.save()
     logger.finalize("success")
     if isinstance(logger, WandbLogger):

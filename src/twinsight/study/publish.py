@@ -15,7 +15,7 @@ from twinsight.files import write_json
 from twinsight.metrics import METRICS
 from twinsight.study.cell import Cell, Plan
 from twinsight.study.loggers import log_cell
-from twinsight.study.pictures import arrays_of, draw_cell, picture
+from twinsight.study.pictures import animations, arrays_of, draw_cell, picture
 from twinsight.study.records import read
 
 Row = dict[str, Any]
@@ -39,7 +39,9 @@ def log(cell: Cell, config: DictConfig) -> None:
         return
     rows = [row for row in read(cell.folder) if row["skipped"] is None]
     drawn = {row["index"]: path for row in rows if (path := picture(cell, row)).exists()}
-    log_cell(config.logger, cell, json.loads((cell.folder / "metrics.json").read_text()), rows, arrays_of(cell), drawn)
+    films = {f"{row['pair_id']}/{name}": path for row in rows for name, path in animations(cell, row).items()}
+    summary = json.loads((cell.folder / "metrics.json").read_text())
+    log_cell(config.logger, cell, summary, rows, arrays_of(cell), drawn, films)
     write_json(marker, [*logged, config.logger._target_])
 
 
