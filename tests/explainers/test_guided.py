@@ -165,6 +165,32 @@ def test_relus_that_work_in_place_give_the_same_maps(build, views, guided):
     assert torch.equal(found.map2, expected.map2)
 
 
+class Shifted(nn.Module):
+    """Its very first step overwrites what it is given."""
+
+    in_place = False
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.convolution = nn.Conv2d(3, 4, 5, stride=4)
+
+    def forward(self, x):
+        return self.convolution(x.sub_(0.5) if self.in_place else x - 0.5).relu()
+
+
+@pytest.mark.parametrize("guided", ["none", "all"])
+def test_a_network_may_overwrite_its_input(build, views, guided):
+    before = [view.clone() for view in views]
+    model = small_model(Shifted())
+    expected = build(model, guided=guided)(*views)
+    model.trunk.in_place = True
+    found = build(model, guided=guided)(*views)
+    assert torch.equal(found.map1, expected.map1)
+    assert torch.equal(found.map2, expected.map2)
+    assert all(map(torch.equal, views, before))
+
+
 @pytest.mark.parametrize("guided", ["modules", "all"])
 def test_the_head_is_guided_too(views, guided):
     """A trunk without ReLUs: whatever changes is the head's doing."""
@@ -316,6 +342,16 @@ def test_an_activation_of_one_view_alone_is_seen(build):
     model.predictor = nn.Sequential(model.predictor, nn.GELU())
     with pytest.raises(UserError, match=r"others too \(gelu\)"):
         build(model, guided="all")
+
+
+@pytest.mark.parametrize(
+    ("given", "protocol", "expected"),
+    [(True, "paper", "modules"), (True, "sound", "all"), (False, "paper", "none"), (False, "sound", "none")],
+)
+def test_true_is_what_the_protocol_guides(build, given, protocol, expected):
+    explainer = build(tiny_model(0), guided=given, protocol=protocol)
+    assert explainer.options == build(tiny_model(0), guided=expected, protocol=protocol).options
+    assert explainer.variant == "G" * given
 
 
 def test_an_unknown_value_is_refused_with_the_valid_ones(build):

@@ -23,9 +23,11 @@ ImageAndGradient = tuple[Tensor, Tensor]
 class _GradientExplainer(Explainer):
     """Shared by the gradient methods: guiding, and maps ``max_channel |x * gradient|``."""
 
-    def __init__(self, model: TwoViewModel, protocol: str, guided: Guided, blur: bool, **given: Any) -> None:
+    def __init__(self, model: TwoViewModel, protocol: str, guided: Guided | bool, blur: bool, **given: Any) -> None:
         super().__init__(model, protocol, guided=guided, blur=blur, **given)
-        check_guided(model, guided)
+        if isinstance(guided, bool):
+            self.options["guided"] = {"paper": "modules", "sound": "all"}[protocol] if guided else "none"
+        check_guided(model, self.options["guided"])
 
     @property
     def variant(self) -> str:
@@ -71,10 +73,10 @@ class InputXGradient(_GradientExplainer):
 
     Args:
         model: the network to explain.
-        guided: ``"none"``; ``"modules"``, published: gradients are clamped to be non-negative at ReLU modules;
-            ``"all"``: at every ReLU, functions too.
+        guided: ``"none"`` or False; ``"modules"``: gradients are clamped to be non-negative at ReLU modules; ``"all"``:
+            at every ReLU, functions too; True is all (sound) or modules (paper).
         blur: smooth the maps (Gaussian, kernel 11, sigma 5).
-        protocol: ``"sound"`` or ``"paper"``; both compute the same here.
+        protocol: ``"sound"`` or ``"paper"``; they differ in what ``guided=True`` means.
 
     Raises:
         UserError: an unknown value, or a network that cannot be guided.
@@ -92,7 +94,7 @@ class InputXGradient(_GradientExplainer):
     source = "Shrikumar et al. 2016; the paper's baseline"
 
     def __init__(
-        self, model: TwoViewModel, guided: Guided = "none", blur: bool = False, protocol: str = "sound"
+        self, model: TwoViewModel, guided: Guided | bool = "none", blur: bool = False, protocol: str = "sound"
     ) -> None:
         super().__init__(model, protocol, guided, blur)
 
@@ -121,7 +123,7 @@ class SmoothGrad(_GradientExplainer):
         noise_scale: the standard deviation is ``noise_level`` times (``"range"``) or divided by (``"inverse_range"``)
             the view's largest value minus its smallest; None is ``"range"`` (sound) or ``"inverse_range"`` (paper). A
             view of one value gets no noise either way.
-        guided: ``"none"``, ``"modules"`` (published) or ``"all"``, as in :class:`InputXGradient`.
+        guided: ``"none"``, ``"modules"``, ``"all"`` or True, as in :class:`InputXGradient`.
         blur: smooth the maps (Gaussian, kernel 11, sigma 5).
         protocol: ``"sound"`` or ``"paper"``.
 
@@ -152,7 +154,7 @@ class SmoothGrad(_GradientExplainer):
         noise_level: float = 0.15,
         shared_noise: bool | None = None,
         noise_scale: NoiseScale | None = None,
-        guided: Guided = "none",
+        guided: Guided | bool = "none",
         blur: bool = False,
         protocol: str = "sound",
     ) -> None:
@@ -204,7 +206,7 @@ class AveragedTransforms(_GradientExplainer):
         model: the network to explain.
         lambdas: ``l`` in [0, 1], the weights of view 1. None is 1, 0.9 ... 0 (sound) or 1, 0.9 ... 0.1 (paper, which
             never reaches view 2). What is 1 compares view 1 with itself and is left out.
-        guided: ``"none"``, ``"modules"`` (published) or ``"all"``, as in :class:`InputXGradient`.
+        guided: ``"none"``, ``"modules"``, ``"all"`` or True, as in :class:`InputXGradient`.
         noise: add Gaussian noise to the mixed images, of SmoothGrad's standard deviation for view 1; view 1 itself and
             what gradients are multiplied with stay as they are.
         blur: smooth the maps (Gaussian, kernel 11, sigma 5).
@@ -240,7 +242,7 @@ class AveragedTransforms(_GradientExplainer):
         self,
         model: TwoViewModel,
         lambdas: Sequence[float] | None = None,
-        guided: Guided = "none",
+        guided: Guided | bool = "none",
         noise: bool = False,
         blur: bool = False,
         transform: TransformName | None = None,
