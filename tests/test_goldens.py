@@ -1,8 +1,10 @@
 """The paper protocol of the public API reproduces the numbers of the published reference implementation."""
 
 import pytest
+import torch
 
 from toy import load_golden
+from twinsight.engine import min_max
 from twinsight.explainers import (
     AveragedTransforms,
     ConditionalOcclusion,
@@ -12,6 +14,7 @@ from twinsight.explainers import (
     InteractionCAM,
     PairwiseOcclusion,
 )
+from twinsight.explainers.surrogates import fit_logistic
 from twinsight.metrics.functional import average_drop, insertion_deletion
 
 REDUCTIONS = {"mean": "mean", "max": "max", "attn": "attention"}
@@ -85,6 +88,15 @@ def test_gradient_maps_are_golden(golden, explainer_class, guided, blur):
         expected = golden.array(f"{key}_{view}")
         # A ReLU or a channel maximum can flip at isolated pixels.
         assert (found[0, ::4, ::4] - expected).abs().max() <= 5e-3 * expected.abs().max(), f"{key}_{view}"
+
+
+def test_the_surrogate_of_pixel_invariance_is_golden(golden):
+    """To a correlation of 0.95: the subgradient of the L1 penalty makes last digits chaotic."""
+    keys = ("x2_16", "x1_16", "labels", "init")
+    images, plain, labels, initial = (golden.array(f"pixel_invariance_{key}") for key in keys)
+    fit = fit_logistic(images, plain, labels, initial.view(plain.shape), learning_rate=0.01, epochs=60, l1=0.2)
+    found, expected = min_max(fit.weights.amax(dim=0)), golden.array("pixel_invariance_map")
+    assert torch.corrcoef(torch.stack([found.flatten(), expected.flatten()]))[0, 1] >= 0.95
 
 
 @pytest.mark.parametrize("step", [224, 1568])

@@ -3,12 +3,13 @@
 from twinsight.explainers.base import EXPLAINERS, Cost, Explainer, Maps, Pair, PairExplanation
 from twinsight.explainers.cam import GradCAM, InteractionCAM
 from twinsight.explainers.controls import Inverted, LaFAM, MatchedRandom, PartnerSwapped, RandomMap
+from twinsight.explainers.difference import ModelDifference
 from twinsight.explainers.geometry import MapGeometry
 from twinsight.explainers.gradient import AveragedTransforms, InputXGradient, SmoothGrad
 from twinsight.explainers.images import ImageExplainer, PairImages
 from twinsight.explainers.invariance import PixelInvariance
 from twinsight.explainers.occlusion import ConditionalOcclusion, ContextAgnosticOcclusion, PairwiseOcclusion
-from twinsight.explainers.visualization import FeatureVisualization, ModelDifference
+from twinsight.explainers.visualization import FeatureVisualization
 
 __all__ = [
     "EXPLAINERS",

@@ -1,12 +1,8 @@
 """Pixel invariance: which pixels keep a view similar to itself under augmentation."""
 
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from sklearn.decomposition import NMF
-from sklearn.linear_model import RidgeCV
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
@@ -15,6 +11,7 @@ from twinsight.engine.baselines import Baseline
 from twinsight.engine.transforms import colour_jitter, erase, greyscale, rescale
 from twinsight.errors import UserError, unknown
 from twinsight.explainers.base import Cost, Explainer, Maps, Pair
+from twinsight.explainers.surrogates import Fit, fit_logistic, fit_ridge, nmf_targets
 from twinsight.models import TwoViewModel
 
 SURROGATES = ("logistic", "ridge")
@@ -33,9 +30,9 @@ class PixelInvariance(Explainer):
     Args:
         model: the network to explain.
         samples: augmented versions (paper: 1000).
-        surrogate: ``"logistic"``: :func:`fit_logistic`, published. It starts from weights drawn uniformly from
-            ``+-1 / sqrt(number of weights)`` and cannot fit negative similarities. ``"ridge"``: :func:`fit_ridge`. None
-            is ridge (sound) or logistic (paper).
+        surrogate: ``"logistic"``, published: :func:`~twinsight.explainers.surrogates.fit_logistic`, which starts from
+            weights drawn uniformly from ``+-1 / sqrt(number of weights)`` and cannot fit negative similarities; or
+            ``"ridge"``: :func:`~twinsight.explainers.surrogates.fit_ridge`. None is ridge (sound) or logistic (paper).
         size: side to which images are reduced for the surrogate, at most (paper: 64).
         channels: how weights of three channels become one value per pixel. ``"max"``: the largest, published: where
             brighter means more similar. ``"contribution"``: ``sum_c w_c (x_c - fill_c)``, what the surrogate says the
@@ -48,7 +45,7 @@ class PixelInvariance(Explainer):
             own ``"mean"`` colour (sound), about which contributions are measured, or ``"input_zero"`` (paper).
         antialias: low-pass before reducing images. None is True (sound) or False (paper, as its time's default).
         nmf_weight: weight of a second target, drawn from non-negative factors of the embeddings, see
-            :func:`nmf_targets`; 0 leaves it out (the paper's NMF variant sets it).
+            :func:`~twinsight.explainers.surrogates.nmf_targets`; 0 leaves it out (the paper's NMF variant sets it).
         components: number of these factors (paper: 10).
         learning_rate, epochs, l1: of the logistic surrogate (paper: 0.1, 1000, 0.2). The paper gives models other than
             SimCLR 10 epochs, after which the weights drawn at first still show.
@@ -147,27 +144,20 @@ class PixelInvariance(Explainer):
         images, plain, fill = versions.reduced(), versions.reduce(versions.pixels), versions.reduce(versions.fill)
         target = nmf_targets(embeddings, options["components"]) if options["nmf_weight"] else None
         if not _informative(labels):
-            fit = Fit(torch.zeros_like(plain), *labels.new_full((2,), torch.nan))
+            nothing = labels.new_full((), torch.nan)
+            fit = Fit(torch.zeros_like(plain), nothing, nothing, nothing)
         elif options["surrogate"] == "logistic":
             bound = plain.numel() ** -0.5
             initial = bound * (2 * torch.rand(plain.shape, generator=pair.generator("pixel_invariance")) - 1)
-            weights, bias = fit_logistic(
-                images,
-                plain,
-                labels,
-                initial.to(plain),
-                options["learning_rate"],
-                options["epochs"],
-                options["l1"],
-                target,
-                options["nmf_weight"],
+            schedule = (options["learning_rate"], options["epochs"], options["l1"])
+            fit = fit_logistic(
+                images, plain, labels, initial.to(plain), *schedule, target=target, target_weight=options["nmf_weight"]
             )
-            predicted = torch.sigmoid(_logits(images, plain, weights, bias))
-            fit = Fit(weights, _r2(labels, predicted), None)
         else:
             fit = fit_ridge(images, labels, target, options["nmf_weight"])
         details = {"r2_in_sample": fit.r2_in_sample}
         if options["surrogate"] == "ridge":
+            assert fit.r2 is not None
             details["r2"] = fit.r2
         return Maps(self._map(fit.weights, plain - fill), None, details)
 
@@ -184,110 +174,6 @@ class PixelInvariance(Explainer):
             kernel = [min(11, 2 * side - 1) for side in found.shape]  # reflection reaches no further
             found = F.gaussian_blur(found.unsqueeze(0), kernel[::-1], [5.0, 5.0])[0]
         return found
-
-
-class Fit(NamedTuple):
-    """A linear surrogate.
-
-    Attributes:
-        weights: ``(C, h, w)``.
-        r2_in_sample: scalar, share of the labels' variance explained.
-        r2: the same with each label predicted without itself; None where that is not known.
-    """
-
-    weights: Tensor
-    r2_in_sample: Tensor
-    r2: Tensor | None
-
-
-def fit_logistic(
-    images: Tensor,
-    plain: Tensor,
-    labels: Tensor,
-    initial: Tensor,
-    learning_rate: float = 0.1,
-    epochs: int = 1000,
-    l1: float = 0.2,
-    target: Tensor | None = None,
-    target_weight: float = 0.0,
-) -> tuple[Tensor, Tensor]:
-    """The published surrogate: ``y'_n = ((w.x + b) + (w.x_n + b)) / 2`` by full-batch gradient descent.
-
-    The loss is ``sum_n BCE-with-logits(y'_n, y_n) + l1 (|w|_1 + |b|)``, and with a target ``t_n``
-    ``+ target_weight MSE(sigmoid(y'_n), t_n)``.
-
-    Args:
-        images: ``(N, C, h, w)`` augmented images ``x_n``.
-        plain: ``(C, h, w)`` the image ``x`` itself.
-        labels: ``(N,)``.
-        initial: ``(C, h, w)`` weights to start from; the bias starts at 0.
-        target: ``(N,)``.
-
-    Returns:
-        weights ``(C, h, w)`` and the scalar bias.
-
-    >>> zeros = torch.zeros(1, 2, 2)
-    >>> fit_logistic(torch.ones(1, 1, 2, 2), zeros, torch.ones(1), zeros, learning_rate=1.0, epochs=1)
-    (tensor([[[0.2500, 0.2500],
-             [0.2500, 0.2500]]]), tensor(0.5000))
-    """
-    means = (images.flatten(1) + plain.flatten()) / 2
-    weights, bias = initial.flatten().clone(), labels.new_zeros(())
-    for _ in range(epochs):
-        predicted = torch.sigmoid(means @ weights + bias)
-        slope = predicted - labels  # of the cross-entropy, by the logit
-        if target is not None and target_weight:
-            slope = slope + 2 * target_weight / len(labels) * (predicted - target) * predicted * (1 - predicted)
-        weights, bias = (
-            weights - learning_rate * (means.T @ slope + l1 * weights.sign()),
-            bias - learning_rate * (slope.sum() + l1 * bias.sign()),
-        )
-    return weights.view(initial.shape), bias
-
-
-def fit_ridge(images: Tensor, labels: Tensor, target: Tensor | None = None, target_weight: float = 0.0) -> Fit:
-    """The sound surrogate: ridge regression ``y_n = w.x_n + b``, its strength chosen by leave-one-out.
-
-    Convex and deterministic; negative labels are as good as any. The strength is the best of 25, spaced evenly on a
-    logarithmic scale from 1e-6 to 100 times the mean squared norm of the centred images. With a target ``t_n``, the sum
-    of squares ``sum_n (y'_n - y_n)^2 + target_weight (y'_n - t_n)^2`` is that of one regression, on their weighted mean
-    ``(y_n + target_weight t_n) / (1 + target_weight)``, which takes the place of the labels, in ``r2`` too.
-
-    Args:
-        images: ``(N, C, h, w)``, N >= 2.
-        labels: ``(N,)``, finite and not all equal.
-        target: ``(N,)``.
-
-    >>> images = torch.rand(64, 1, 2, 2, generator=torch.Generator().manual_seed(0))
-    >>> fit = fit_ridge(images, images[:, 0, 0, 0] - 2 * images[:, 0, 1, 1])
-    >>> fit.weights.mul(100).round().int().tolist(), round(float(fit.r2), 3)
-    ([[[100, 0], [0, -200]]], 1.0)
-    """
-    x = images.flatten(1).double().cpu().numpy()
-    y = labels.double().cpu().numpy()
-    if target is not None and target_weight:
-        y = (y + target_weight * target.double().cpu().numpy()) / (1 + target_weight)
-    scale = max(float(x.var(axis=0).sum()), 1e-12)
-    model = RidgeCV(scale * np.logspace(-6, 2, 25)).fit(x, y)  # with few samples it works on their inner products
-    # Without a scoring of its own, best_score_ is minus the mean squared leave-one-out error.
-    left_out = 1 + model.best_score_ / max(float(y.var()), 1e-24)
-    in_sample = 1 - float(((y - model.predict(x)) ** 2).mean()) / max(float(y.var()), 1e-24)
-    weights = torch.from_numpy(model.coef_).view(images.shape[1:])
-    return Fit(weights.to(images), labels.new_tensor(in_sample), labels.new_tensor(left_out))
-
-
-def nmf_targets(embeddings: Tensor, components: int = 10) -> Tensor:
-    """``t_n = mean_k W[n, k]`` of the non-negative factorisation ``relu(f(x_n)) = W H``, ``(N, d) -> (N,)``.
-
-    Deterministic: factors start from the singular vectors. At most as many as the matrix has rows or columns; zeros
-    where no embedding has a positive part.
-    """
-    positive: NDArray = embeddings.relu().double().cpu().numpy()
-    if not positive.any():
-        return embeddings.new_zeros(len(embeddings))
-    rank = min(components, *positive.shape)
-    factors = NMF(rank, init="nndsvda", random_state=0, tol=1e-4, max_iter=2000).fit_transform(positive)
-    return torch.from_numpy(factors.mean(axis=1)).to(embeddings)
 
 
 class _Augmentations(Perturbation):
@@ -328,16 +214,8 @@ class _Augmentations(Perturbation):
         return pixels if self.normalization is None else F.normalize(pixels, *map(list, self.normalization))
 
 
-def _logits(images: Tensor, plain: Tensor, weights: Tensor, bias: Tensor) -> Tensor:
-    return (images.flatten(1) + plain.flatten()) @ weights.flatten() / 2 + bias
-
-
 def _informative(labels: Tensor) -> bool:
     """Whether there is anything to fit: finite labels that differ by more than rounding."""
     if not torch.isfinite(labels).all():
         return False
     return bool(labels.max() - labels.min() > 1e-6 * labels.abs().max())
-
-
-def _r2(labels: Tensor, predicted: Tensor) -> Tensor:
-    return 1 - (labels - predicted).square().mean() / labels.var(correction=0)
