@@ -57,8 +57,8 @@ def test_greyscale_has_three_equal_channels(pixels):
 
 
 def test_solarize_inverts_the_bright():
-    pixels = torch.tensor([0.0, 0.49, 0.5, 0.8, 1.0]).expand(3, 1, 5)
-    torch.testing.assert_close(solarize(pixels, seeded())[0, 0], torch.tensor([0.0, 0.49, 0.5, 0.2, 0.0]))
+    pixels = torch.tensor([0.0, 0.49, 0.51, 0.8, 1.0]).expand(3, 1, 5)
+    torch.testing.assert_close(solarize(pixels, seeded())[0, 0], torch.tensor([0.0, 0.49, 0.49, 0.2, 0.0]))
 
 
 def test_jitter_of_one_kind_is_what_pillow_does():

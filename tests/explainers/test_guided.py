@@ -337,9 +337,21 @@ def test_gates_are_no_activations(build, views):
     build(small_model(gated), guided="all")(*views)
 
 
-def test_an_activation_of_one_view_alone_is_seen(build):
-    model = tiny_model(0, asymmetric=True)
-    model.predictor = nn.Sequential(model.predictor, nn.GELU())
+class OwnWay(TwoViewModel):
+    """One view ends in a GELU, the other does not."""
+
+    symmetric = False
+    with_gelu = 1
+
+    def embed(self, features, view=1):
+        z = super().embed(features, view)
+        return F.gelu(z) if view == self.with_gelu else z
+
+
+@pytest.mark.parametrize("view", [1, 2])
+def test_an_activation_of_one_view_alone_is_seen(build, view):
+    model = OwnWay(nn.Sequential(nn.Conv2d(3, 4, 5, stride=4), nn.ReLU()), input_size=32)
+    model.with_gelu = view
     with pytest.raises(UserError, match=r"others too \(gelu\)"):
         build(model, guided="all")
 
