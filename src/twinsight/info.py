@@ -9,16 +9,19 @@ from pathlib import Path
 
 import hydra
 import hydra.utils
+from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 from rich import box
 from rich.console import Console
 from rich.table import Table as RichTable
 
+from twinsight.complaints import explain_error
 from twinsight.config import conf_folder, options, register_schema
 from twinsight.errors import UserError
 from twinsight.explainers import Explainer
 from twinsight.files import write_atomically
 from twinsight.metrics import METRICS
+from twinsight.metrics.base import Declared
 from twinsight.models import TwoViewModel, available_models, build_model, load_model, published_models
 from twinsight.signatures import locate
 
@@ -80,9 +83,9 @@ def explainers(config: DictConfig) -> Table:
         assert issubclass(kind, Explainer)
         try:
             explainer = hydra.utils.instantiate(config.explainer, model=model)
-            cost, metrics = str(explainer.cost(size)), _applicable(explainer.maps)
-        except UserError as error:
-            cost, metrics = f"not for this model: {error}", _applicable(kind.maps)
+            cost, metrics = str(explainer.cost(size)), _applicable(explainer)
+        except (UserError, InstantiationException) as error:
+            cost, metrics = f"not for this model: {explain_error(error)}", _applicable(kind)
         family = kind.__module__.rsplit(".", 1)[-1]
         rows.append((name, kind.title, family, cost, metrics, kind.source))
     title = f"Explainers: passes of single images per pair at {size[0]} x {size[1]} pixels (F forward, b backward)"
@@ -159,8 +162,8 @@ def _model(config: DictConfig) -> TwoViewModel:
     return hydra.utils.instantiate(node)
 
 
-def _applicable(maps: int) -> str:
-    reasons = {name.upper(): metric.why_not(maps) for name, metric in METRICS.items()}
+def _applicable(explainer: Declared) -> str:
+    reasons = {name.upper(): metric.why_not(explainer) for name, metric in METRICS.items()}
     fitting = [name for name, reason in reasons.items() if reason is None]
     if len(fitting) == len(reasons):
         return "all"

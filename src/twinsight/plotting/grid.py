@@ -10,7 +10,6 @@ from numpy.typing import ArrayLike
 from twinsight.plotting.figure import MUTED, PixelFigure, checked_png, write_png
 from twinsight.plotting.furniture import HEADER, draw_header
 from twinsight.plotting.heatmap import checked_heatmap, checked_image, overlay, show_photo
-from twinsight.plotting.scale import shared_scale
 
 # Lengths in pixels; a column holds the two views of one method under its name.
 MARGIN, GAP, BAND_GAP, CAPTION = 36, 14, 26, 30
@@ -28,7 +27,8 @@ def draw_grid(
 ) -> Figure:
     """One figure: the views, then for each method its heatmap over view 1 above that over view 2, in bands of columns.
 
-    Methods differ in what their values mean, so that each has a colour scale of its own, shared by its two maps.
+    Methods differ in what their values mean, and some say far more about one view than about the other: each map has a
+    colour scale of its own. :func:`draw_pair` has one for both.
 
     Args:
         view1, view2: ``(H, W, 3)`` floats in [0, 1].
@@ -67,12 +67,10 @@ def draw_grid(
         top = MARGIN + HEADER + place // columns * (tall + BAND_GAP)
         page.write(left, top, name, size=8, color=MUTED, width=wide)
         heatmaps = (None, None) if pair is None else pair
-        present = [checked_heatmap(heatmap, name) for heatmap in heatmaps if heatmap is not None]
-        signed, limit = shared_scale(present, None) if present else (False, None)
         for row, (view, heatmap, width) in enumerate(zip(views, heatmaps, widths, strict=True)):
             axes = page.axes(left, top + CAPTION + row * (height + GAP), width, height)
             if heatmap is not None:
-                overlay(axes, view, heatmap, signed=signed, limit=limit)
+                overlay(axes, view, checked_heatmap(heatmap, name), signed=None)
                 continue
             show_photo(axes, view, 1.0 if pair is None else 0.0)
             if pair is not None:
