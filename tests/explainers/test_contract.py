@@ -412,3 +412,25 @@ def test_a_trainer_explains_a_data_module(build, tmp_path: Path):
     for explanation, batch in zip(found, data.predict_dataloader(), strict=True):
         expected = explainer(batch.view1, batch.view2, batch.seeds, partner_view2=batch.partner_view2)
         assert_identical(explanation, expected)
+
+
+def test_the_cost_is_what_the_network_is_asked_for(build):
+    """Counted at the network itself, one image per pass so that no chunk is filled up."""
+    model = tiny_model(0, asymmetric=True)  # nothing is shared between the views
+    explainer, passes = build(model), {"forwards": 0, "backwards": 0}
+
+    def count(module, inputs):
+        passes["forwards"] += len(inputs[0])
+        if inputs[0].requires_grad:
+            inputs[0].register_hook(lambda gradient: passes.update(backwards=passes["backwards"] + len(gradient)))
+
+    networks = [model, *([explainer.reference] if isinstance(explainer, explainers.ModelDifference) else [])]
+    handles = [network.trunk.register_forward_pre_hook(count) for network in networks]
+    explainer(*tiny_pair(0, 1), bank=PairBank(model, chunk_size=1))
+    for handle in handles:
+        handle.remove()
+    cost = explainer.cost((32, 32))
+    if isinstance(explainer, explainers.PartnerSwapped):
+        assert passes["forwards"] <= cost.forwards
+    else:
+        assert passes == {"forwards": cost.forwards, "backwards": cost.backwards}
