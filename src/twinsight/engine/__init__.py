@@ -9,6 +9,7 @@ from twinsight.engine.perturbations import (
     erased_windows,
     kept_windows,
     pixel_ranks,
+    region_ranks,
     revealed_by_rank,
 )
 from twinsight.engine.scaling import degenerate, min_max
@@ -33,6 +34,7 @@ __all__ = [
     "kept_windows",
     "min_max",
     "pixel_ranks",
+    "region_ranks",
     "revealed_by_rank",
     "seed_of",
     "seeds_from_pixels",

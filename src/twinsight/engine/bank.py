@@ -133,6 +133,20 @@ class PairBank:
                 self.chunk_size //= 2
                 log.warning("out of device memory: chunks of %d perturbed images from here on", self.chunk_size)
 
+    @contextmanager
+    def aside(self) -> Iterator["PairBank"]:
+        """An empty bank for content that nobody will ask for again.
+
+        What it counts is counted here afterwards, and a chunk that it had to halve stays halved.
+        """
+        other = PairBank(self.model, self.chunk_size, self.capacity)
+        try:
+            yield other
+        finally:
+            self.forwards += other.forwards
+            self.backwards += other.backwards
+            self.chunk_size = other.chunk_size
+
     def clear(self) -> None:
         """Forget everything; counters stay."""
         self._kept.clear()

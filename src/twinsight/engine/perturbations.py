@@ -5,6 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from twinsight.engine.seeds import content_digest, seed_of
 
@@ -117,3 +118,23 @@ def pixel_ranks(heatmap: Tensor, seed: int) -> Tensor:
     ranks = torch.empty_like(order)
     ranks[order] = torch.arange(len(order), device=order.device)
     return ranks.view(heatmap.shape)
+
+
+def region_ranks(heatmap: Tensor, side: int, seed: int) -> Tensor:
+    """``(H, W)`` ranks that the pixels of a square region share: that of the mean of an ``(H, W)`` map over it.
+
+    Regions tile the map from its upper left corner; those at the right and lower border are smaller where ``side`` does
+    not divide. Ranks count regions, 0 for the largest mean, NaN last; ties as for :func:`pixel_ranks`, which this is
+    for a ``side`` of 1.
+
+    >>> region_ranks(torch.tensor([[0.0, 0.0, 3.0], [0.0, 1.0, 1.0]]), side=2, seed=0)
+    tensor([[1, 1, 0],
+            [1, 1, 0]])
+    """
+    if side == 1:
+        return pixel_ranks(heatmap, seed)
+    # In double precision the mean of equal values of a float map is that value, so that equal regions tie.
+    values = heatmap.detach().cpu().double().unsqueeze(0)
+    means = F.avg_pool2d(values, side, ceil_mode=True, count_include_pad=False)[0]
+    ranks = pixel_ranks(means, seed).repeat_interleave(side, dim=0).repeat_interleave(side, dim=1)
+    return ranks[: heatmap.shape[0], : heatmap.shape[1]].contiguous()

@@ -86,6 +86,8 @@ class Explainer(pl.LightningModule):
     """Where the method is defined."""
     maps: int = 2
     """How many maps it makes: 2, 1 (of view 1), or 0 (images instead). Decides which metrics apply."""
+    not_for: Mapping[str, str] = MappingProxyType({})
+    """Columns of metrics that make no sense for it though its maps would do, and why."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

@@ -98,7 +98,7 @@ class _Of(Explainer):
             raise UserError("`of` was built on another model")
         if self.of.maps == 0:
             raise UserError(f"`of={self.of.name}` makes images, not maps: choose another explainer")
-        self.maps = self.of.maps
+        self.maps, self.not_for = self.of.maps, self.of.not_for
         self.options["of"] = self.of.identity()
 
     @property

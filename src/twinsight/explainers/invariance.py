@@ -69,6 +69,7 @@ class PixelInvariance(Explainer):
 
     source = "paper, pixel invariance"
     maps = 1
+    not_for: ClassVar[dict[str, str]] = {"ms": "the paper does not define it for pixel invariance"}
     protocol_options: ClassVar[dict[str, dict[str, Any]]] = {
         "surrogate": {"paper": "logistic", "sound": "ridge"},
         "channels": {"paper": "max", "sound": "contribution"},

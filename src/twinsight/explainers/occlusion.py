@@ -13,11 +13,13 @@ from twinsight.explainers.geometry import GeometryKind, MapGeometry
 from twinsight.models import TwoViewModel
 
 Size = int | tuple[int, int]
+NOT_FOR = {"ms": "the paper does not define it for occlusion"}
 
 
 class _GridOcclusion(Explainer):
     """Shared by the occlusions on a grid: where the windows lie, and the embeddings without them."""
 
+    not_for = NOT_FOR
     protocol_options: ClassVar[dict[str, dict[str, Any]]] = {
         "baseline": {"paper": "input_zero", "sound": "blur"},
         "geometry": {"paper": "stretch", "sound": "window_average"},
@@ -216,6 +218,7 @@ class PairwiseOcclusion(Explainer):
     """
 
     source = "paper, section 3.2"
+    not_for = NOT_FOR
     protocol_options: ClassVar[dict[str, dict[str, Any]]] = {
         "baseline": {"paper": "input_zero", "sound": "blur"},
         "pairing": {"paper": "given", "sound": "all"},

@@ -13,6 +13,7 @@ from twinsight.metrics.insertion_deletion import (
     SimultaneousDeletion,
     SimultaneousInsertion,
 )
+from twinsight.metrics.max_sensitivity import MaxSensitivity
 
 METRICS: dict[str, type[PairMetric]] = {
     metric.field: metric
@@ -25,6 +26,7 @@ METRICS: dict[str, type[PairMetric]] = {
         SimultaneousIncreaseInConfidence,
         ConditionalAverageDrop,
         ConditionalIncreaseInConfidence,
+        MaxSensitivity,
     )
 }
 """Metric class by column name, in the order of the paper's tables."""
@@ -35,6 +37,7 @@ __all__ = [
     "ConditionalDeletion",
     "ConditionalIncreaseInConfidence",
     "ConditionalInsertion",
+    "MaxSensitivity",
     "PairMetric",
     "SimultaneousAverageDrop",
     "SimultaneousDeletion",

@@ -1,12 +1,25 @@
 """State of the averaged metrics."""
 
-from typing import Any, ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
 from torchmetrics import Metric
 
 from twinsight.errors import UserError
+
+
+class Declared(Protocol):
+    """What an explainer, or its class, says of itself.
+
+    Attributes:
+        maps: how many maps it makes: 2, 1 (of view 1), or 0 (images instead).
+        not_for: columns that make no sense for it though its maps would do, and why.
+    """
+
+    maps: int
+    not_for: Mapping[str, str]
 
 
 class PairMetric(Metric):
@@ -44,15 +57,19 @@ class PairMetric(Metric):
         self.set_dtype(torch.float64)
 
     @classmethod
-    def why_not(cls, maps: int) -> str | None:
-        """Why the metric makes no sense for a method of so many maps, None where it does.
+    def why_not(cls, explainer: Declared) -> str | None:
+        """Why the metric makes no sense for an explainer, or a class of them; None where it does.
 
-        >>> PairMetric.why_not(0), PairMetric.why_not(1)
-        ('the method makes images, not maps', None)
+        >>> from twinsight.explainers import ConditionalOcclusion, GradCAM
+        >>> from twinsight.metrics import MaxSensitivity
+        >>> MaxSensitivity.why_not(GradCAM), MaxSensitivity.why_not(ConditionalOcclusion)
+        (None, 'the paper does not define it for occlusion')
         """
-        if maps == 0:
+        if explainer.maps == 0:
             return "the method makes images, not maps"
-        return "both views need a map, the method makes one" if maps < cls.maps else None
+        if explainer.maps < cls.maps:
+            return "both views need a map, the method makes one"
+        return explainer.not_for.get(cls.field)
 
     def update(self, result: object) -> None:
         """Add the pairs of a functional's result."""

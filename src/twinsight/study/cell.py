@@ -4,7 +4,7 @@ import hashlib
 import inspect
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,7 @@ from twinsight.models import TwoViewModel, weights_digest
 from twinsight.naming import snake_case
 from twinsight.protocol import resolve
 
-RESULT_VERSION = 1
+RESULT_VERSION = 2
 """Raised when a change of the code changes results; part of every cell's hash."""
 
 Metric = Callable[..., Any]
@@ -34,12 +34,13 @@ class Cell:
 
     Attributes:
         explainer: built on the model.
-        metrics: functionals of ``twinsight.metrics.functional`` with their options bound, by name.
+        metrics: functionals of ``twinsight.metrics.functional`` with their options bound, by name; those of which
+            some column makes sense for the explainer.
         identity: everything that decides the result, as plain containers.
         config: the composed configuration, for the reader.
         root: folder that cells are written below.
         label: what the explainer is called in tables: its name in a set, which may hold several of one class.
-        not_applicable: columns that make no sense for the explainer, and why.
+        not_applicable: columns of the chosen metrics that make no sense for the explainer, and why.
     """
 
     explainer: Explainer
@@ -105,7 +106,6 @@ def plan(config: DictConfig) -> Plan:
         "model": _model_identity(composed["model"], model),
         "data": {"name": snake_case(type(photos).__name__), "photos": len(photos), "digest": photos.digest()},
         "views": composed["views"],
-        "metrics": identities,
         "seed": config.seed,
         "chunk_size": config.engine.chunk_size,
         "precision": str(composed["trainer"].get("precision") or "32-true"),
@@ -119,10 +119,13 @@ def plan(config: DictConfig) -> Plan:
         if not isinstance(explainer, Explainer):
             raise UserError(f"`{name}._target_` must build an Explainer, got {type(explainer).__name__}")
         explainer.geometry((views.size, views.size))  # a window larger than the view fails here
-        identity = {**shared, "explainer": explainer.identity()}
-        applicable = metrics if explainer.maps else {}
-        if not applicable:
-            identity["metrics"] = {}  # a change of theirs is no reason to make images again
+        applicable = {key: metric for key, metric in metrics.items() if _applies(metric, explainer)}
+        # A change of the others is no reason to explain again.
+        identity = {
+            **shared,
+            "metrics": {key: identities[key] for key in applicable},
+            "explainer": explainer.identity(),
+        }
         frozen = {**composed, "explainer": OmegaConf.to_container(node, resolve=True), "explainers": None}
         cells.append(
             Cell(
@@ -132,7 +135,7 @@ def plan(config: DictConfig) -> Plan:
                 frozen,
                 root=Path(config.paths.output_root),
                 label=name if members else explainer.name,
-                not_applicable=_not_applicable(explainer) if metrics else {},
+                not_applicable=_not_applicable(explainer, metrics.values()),
             )
         )
     return Plan(model, photos, views, cells)
@@ -145,9 +148,21 @@ def _model_identity(node: Mapping[str, Any], model: TwoViewModel) -> dict[str, A
     return {"name": name, "options": options, "weights": weights_digest(model)}
 
 
-def _not_applicable(explainer: Explainer) -> dict[str, str]:
-    reasons = {name: metric.why_not(explainer.maps) for name, metric in METRICS.items()}
+def _not_applicable(explainer: Explainer, metrics: Iterable[Metric]) -> dict[str, str]:
+    """Columns of ``metrics`` that make no sense for ``explainer``, in the order of the paper's tables, and why."""
+    chosen = {column for metric in metrics for column in _columns(metric)}
+    reasons = {name: metric.why_not(explainer) for name, metric in METRICS.items() if name in chosen}
     return {name: reason for name, reason in reasons.items() if reason is not None}
+
+
+def _applies(metric: Metric, explainer: Explainer) -> bool:
+    """Whether any column of ``metric`` makes sense; one that does not declare its columns needs maps."""
+    columns = _columns(metric)
+    return explainer.maps > 0 and (not columns or set(columns) > set(_not_applicable(explainer, [metric])))
+
+
+def _columns(metric: Metric) -> tuple[str, ...]:
+    return tuple(getattr(getattr(metric, "func", metric), "columns", ()))
 
 
 def _metric_identity(metric: Metric, side: int) -> dict[str, Any]:
@@ -158,7 +173,7 @@ def _metric_identity(metric: Metric, side: int) -> dict[str, Any]:
     parameters = inspect.signature(metric.func).parameters
     options = {name: each.default for name, each in parameters.items() if each.default is not each.empty}
     options |= metric.keywords
-    for shared in ("bank", "seeds"):  # of a call
+    for shared in ("bank", "seeds", "explanation", "partner_view2"):  # of a call
         options.pop(shared, None)
     if hasattr(metric.func, "check_options"):
         metric.func.check_options((side, side), options)

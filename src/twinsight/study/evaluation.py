@@ -1,6 +1,7 @@
 """The evaluation of cells as one LightningModule: explain, score, record, pair by pair."""
 
 import dataclasses
+import inspect
 import socket
 import time
 from typing import Any
@@ -63,23 +64,9 @@ class Evaluation(pl.LightningModule):
             batch.view1, batch.view2, seeds=batch.seeds, bank=self.bank, partner_view2=batch.partner_view2
         )
         explained = time.perf_counter()
-        results = []
-        if cell.metrics:
-            map1, map2 = explanation.resized((batch.view1.shape[-2], batch.view1.shape[-1]))
-            results = [
-                metric(self.model, batch.view1, batch.view2, map1, map2, seeds=batch.seeds, bank=self.bank)
-                for metric in cell.metrics.values()
-            ]
+        columns, arrays = self._scores(cell, batch, explanation)
         scored = time.perf_counter()
-        columns: dict[str, Any] = dict(explanation.columns)
-        arrays: dict[str, Tensor | None] = dict(explanation.arrays)
-        for result in results:
-            arrays |= {f"curve_{name}": curve for name, curve in getattr(result, "curves", {}).items()}
-            columns |= {
-                field.name: value
-                for field in dataclasses.fields(result)
-                if isinstance(value := getattr(result, field.name), Tensor)
-            }
+        columns, arrays = {**explanation.columns, **columns}, {**explanation.arrays, **arrays}
         listed = {name: values.tolist() for name, values in columns.items()}
         timing = {
             "explain_seconds": (explained - started) / len(batch),
@@ -96,6 +83,33 @@ class Evaluation(pl.LightningModule):
                 {"index": index, **_array_columns(arrays, place)},
                 {"index": index, **timing},
             )
+
+    def _scores(self, cell: Cell, batch: PairBatch, explanation: Any) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Columns ``(B,)`` and curves of all metrics of a cell."""
+        columns: dict[str, Tensor] = {}
+        arrays: dict[str, Tensor] = {}
+        if not cell.metrics:
+            return columns, arrays
+        size = (batch.view1.shape[-2], batch.view1.shape[-1])
+        maps = explanation.resized(size)
+        known = {"explanation": explanation, "partner_view2": batch.partner_view2}
+        for name, metric in cell.metrics.items():
+            takes = inspect.signature(metric).parameters
+            if "explainer" in takes:  # it explains by itself, and may use what is known already
+                more = {key: value for key, value in known.items() if key in takes}
+                result = metric(cell.explainer, batch.view1, batch.view2, seeds=batch.seeds, bank=self.bank, **more)
+            else:
+                result = metric(self.model, batch.view1, batch.view2, *maps, seeds=batch.seeds, bank=self.bank)
+            if isinstance(result, Tensor):
+                columns[getattr(getattr(metric, "func", metric), "field", name)] = result
+                continue
+            arrays |= {f"curve_{key}": curve for key, curve in getattr(result, "curves", {}).items()}
+            columns |= {
+                field.name: value
+                for field in dataclasses.fields(result)
+                if isinstance(value := getattr(result, field.name), Tensor)
+            }
+        return columns, arrays
 
     def _encode_views(self, batch: PairBatch) -> None:
         """Encode the views themselves first, where a broken embedding can be told by the name of its pair."""

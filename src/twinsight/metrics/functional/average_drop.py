@@ -24,6 +24,8 @@ PROTOCOL_OPTIONS: dict[str, dict[str, Any]] = {
     "baseline": {"paper": "input_zero", "sound": "blur"},
     "floor": {"paper": float("-inf"), "sound": 1e-3},
 }
+COLUMNS = ("sad", "sic", "cad", "cic")
+"""Fields that have a class in ``METRICS``."""
 
 
 @dataclass(eq=False)
@@ -142,6 +144,7 @@ def average_drop(
 
 
 average_drop.protocol_options = PROTOCOL_OPTIONS  # type: ignore[attr-defined]
+average_drop.columns = COLUMNS  # type: ignore[attr-defined]
 
 
 def _similarities(model: TwoViewModel, base: tuple[Tensor, Tensor], *others: tuple[Tensor, Tensor | None]) -> Tensor:
