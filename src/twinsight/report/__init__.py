@@ -1,0 +1,21 @@
+"""Tables and statistics of several explainers on the same pairs, computed from their records alone."""
+
+from twinsight.report.published import PUBLISHED, beside_published
+from twinsight.report.results import Results, Row, Run, kind_of
+from twinsight.report.statistics import Interval, interval, intervals
+from twinsight.report.tables import ResultTable
+from twinsight.report.writers import write_tables
+
+__all__ = [
+    "PUBLISHED",
+    "Interval",
+    "ResultTable",
+    "Results",
+    "Row",
+    "Run",
+    "beside_published",
+    "interval",
+    "intervals",
+    "kind_of",
+    "write_tables",
+]

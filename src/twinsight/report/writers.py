@@ -1,0 +1,73 @@
+"""Tables as files."""
+
+import csv
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from twinsight.files import write_atomically
+from twinsight.report.published import beside_published
+from twinsight.report.results import Results
+from twinsight.report.tables import ResultTable, agreement_grid, agreement_rows, comparison_rows
+
+
+def write_tables(results: Results, folder: Path, model: str | None = None) -> ResultTable:
+    """Write all tables of a set into ``folder``.
+
+    ``results`` as Markdown, LaTeX, CSV and Parquet; ``comparisons`` and ``rank_agreement`` of two explainers or more;
+    ``published`` where ``model`` and a row are those of the published tables. A file whose table there is not, is
+    removed, so that none is left of an earlier set.
+
+    >>> import tempfile
+    >>> from twinsight.report import Row, Run
+    >>> runs = [Run([{"index": i, "pair_id": str(i), "skipped": None, "si": i / 4} for i in range(4)])]
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> _ = write_tables(Results([Row("gradcam", "Grad-CAM", runs)], resamples=99), folder)
+    >>> sorted(path.name for path in folder.iterdir())
+    ['results.csv', 'results.md', 'results.parquet', 'results.tex']
+    """
+    table = ResultTable.of(results)
+    grids = [grid for grid in (table.means(), table.gains()) if grid is not None]
+    _text(folder / "results.md", "\n".join(grid.markdown() for grid in grids))
+    _text(folder / "results.tex", "% needs \\usepackage{booktabs}\n" + "\n".join(grid.latex() for grid in grids))
+    _rows(folder / "results", table.long())
+    _rows(folder / "comparisons", comparison_rows(results))
+    agreement = results.agreement if len(results.explainers) > 1 else []
+    _rows(folder / "rank_agreement", agreement_rows(agreement), parquet=False)
+    _text(folder / "rank_agreement.md", agreement_grid(results).markdown() if agreement else None)
+    published = beside_published(table, model)
+    _text(folder / "published.md", published.markdown() if published else None)
+    _rows(folder / "published", published.long() if published else [], parquet=False)
+    return table
+
+
+def _text(path: Path, text: str | None) -> None:
+    if text is None:
+        path.unlink(missing_ok=True)
+    else:
+        write_atomically(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+
+
+def _rows(path: Path, rows: Sequence[dict[str, Any]], parquet: bool = True) -> None:
+    """Dictionaries as CSV and Parquet; columns are those of any of them."""
+    places = [path.with_suffix(".csv"), *([path.with_suffix(".parquet")] if parquet else [])]
+    if not rows:
+        for place in places:
+            place.unlink(missing_ok=True)
+        return
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    write_atomically(places[0], lambda partial: _csv(partial, names, rows))
+    if parquet:
+        table = pa.table({name: [row.get(name) for row in rows] for name in names})
+        write_atomically(places[1], partial(pq.write_table, table))
+
+
+def _csv(path: Path, names: Sequence[str], rows: Sequence[dict[str, Any]]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, names)
+        writer.writeheader()
+        writer.writerows(rows)
