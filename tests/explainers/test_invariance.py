@@ -225,6 +225,15 @@ def test_the_seed_of_a_pair_decides_its_map(protocol):
     assert not torch.equal(first[1], other[1])
 
 
+def test_a_shared_bank_tells_versions_of_other_seeds_and_options_apart():
+    model, views = tiny_model(0), tiny_pair(0, 1)
+    bank = PairBank(model)
+    for options in ({}, {"samples": 9}, {"antialias": False}, {"baseline": "black"}):
+        explainer = PixelInvariance(model, **{"samples": 12, **options})
+        for seeds in (torch.tensor([1]), torch.tensor([2])):
+            assert torch.equal(explainer(*views, seeds, bank).map1, explainer(*views, seeds).map1)
+
+
 def test_the_map_of_the_paper_is_the_published_one():
     """From the weights up: those of the explanation without threshold and blur are only scaled."""
     model, views = tiny_model(0), tiny_pair(0, 1)
