@@ -27,7 +27,8 @@ def bca(values: Array, level: float, resamples: int, seed: int) -> list[Ends]:
         rows = drawn.reshape(-1, drawn.shape[-1])
         shifted = rows + n * np.arange(len(rows))[:, None]
         counts = np.bincount(shifted.ravel(), minlength=n * len(rows)).reshape(len(rows), n)
-        found = _even(counts.astype(np.float64) @ scaled / drawn.shape[-1]).T
+        # Contiguous, since sums along an axis round by how it lies in memory, and that by the number of columns.
+        found = np.ascontiguousarray(_even(counts.astype(np.float64) @ scaled / drawn.shape[-1]).T)
         return found if drawn.ndim > 1 else found[:, 0]
 
     result = _quiet_bootstrap(np.arange(n), means, level, resamples, seed)
@@ -92,7 +93,7 @@ def wilson(share: float, n: int, level: float) -> tuple[float, float]:
 def _quiet_bootstrap(
     data: NDArray[np.int64], statistic: Callable[..., Array], level: float, resamples: int, seed: int
 ) -> Any:
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), np.errstate(invalid="ignore", divide="ignore"):  # degenerate ones: see `bca`
         warnings.simplefilter("ignore", stats.DegenerateDataWarning)
         return stats.bootstrap(
             (data,),

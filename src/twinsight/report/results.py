@@ -17,8 +17,8 @@ from twinsight.report.resampling import Array
 from twinsight.report.statistics import LEVEL, RESAMPLES, SEED, Agreement, Comparison, Interval, Kind
 
 Record = Mapping[str, Any]
-SHARES = frozenset({"sic", "cic", "cic1", "cic2"})
-"""Columns whose values are 0 and 1, or the mean of two such: they get Wilson's interval."""
+SHARES = frozenset({"sic", "cic", "cic1", "cic2", "pointing_game", "pointing_game1", "pointing_game2"})
+"""Columns of trials that succeed or fail, or the mean of two such: they get Wilson's interval."""
 COSTS = ("forwards", "backwards", "explain_seconds", "metrics_seconds")
 """Columns of the timings that are averaged over pairs."""
 
