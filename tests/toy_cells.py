@@ -17,6 +17,7 @@ from torch import Tensor
 from twinsight.config import conf_folder, register_schema
 from twinsight.explainers import Explainer
 from twinsight.explainers.base import Pair
+from twinsight.metrics.functional import average_drop, insertion_deletion
 from twinsight.models import TwoViewModel, small_two_view
 
 TINY = (
@@ -30,6 +31,9 @@ TINY = (
     "logger=none",
     "pictures.limit=0",
 )
+
+COLUMNS = (*insertion_deletion.columns, *average_drop.columns)
+"""Metrics of `metrics=default`."""
 
 
 def composed(*overrides: str, **replaced: Any) -> DictConfig:

@@ -10,10 +10,11 @@ import torch
 
 from toy import tiny_maps, tiny_model, tiny_pair
 from twinsight.errors import UserError
-from twinsight.metrics import METRICS, PairMetric
-from twinsight.metrics.functional import average_drop, insertion_deletion
+from twinsight.explainers import ConditionalOcclusion, FeatureVisualization, GradCAM, Inverted, PixelInvariance
+from twinsight.metrics import METRICS, MaxSensitivity, PairMetric
+from twinsight.metrics.functional import average_drop, insertion_deletion, max_sensitivity
 
-LOWER_IS_BETTER = {"sd", "cd", "sad", "cad"}
+LOWER_IS_BETTER = {"sd", "cd", "sad", "cad", "ms"}
 
 
 @pytest.fixture(params=METRICS)
@@ -34,12 +35,64 @@ def test_the_table_of_metrics_names_the_fields_of_the_functionals():
     pair, maps = tiny_pair(0, 2), tiny_maps(0, 2)
     curves = insertion_deletion(tiny_model(0), *pair, *maps, points=8)
     drops = average_drop(tiny_model(0), *pair, *maps)
-    assert list(METRICS) == ["si", "sd", "ci", "cd", "sad", "sic", "cad", "cic"]
-    for name, kind in METRICS.items():
-        source = curves if hasattr(curves, name) else drops
-        metric = kind()
-        metric.update(source)
-        assert metric.compute().item() == pytest.approx(getattr(source, name).double().mean().item(), abs=1e-12)
+    sensitivity = max_sensitivity(GradCAM(tiny_model(0)), *pair, draws=2)
+    results = {insertion_deletion: curves, average_drop: drops, max_sensitivity: SimpleNamespace(ms=sensitivity)}
+    assert list(METRICS)[:9] == ["si", "sd", "ci", "cd", "sad", "sic", "cad", "cic", "ms"]
+    assert [column for functional in results for column in functional.columns] == list(METRICS)[:9]
+    for functional, source in results.items():
+        for name in functional.columns:
+            metric = METRICS[name]()
+            metric.update(source)
+            assert metric.compute().item() == pytest.approx(getattr(source, name).double().mean().item(), abs=1e-12)
+
+
+def test_max_sensitivity_takes_the_tensor_of_its_functional():
+    metric = MaxSensitivity()
+    metric.update(torch.tensor([1.0, 2.0, float("nan")]))
+    metric.update(result("ms", 6.0))
+    assert (metric.compute().item(), metric.missing.item()) == (3.0, 1)
+    assert max_sensitivity.field == MaxSensitivity.field
+
+
+def test_other_metrics_take_no_bare_tensor():
+    with pytest.raises(UserError, match="needs a result with the field 'ci'"):
+        METRICS["ci"]().update(torch.ones(2))
+
+
+def test_uneven_shards_and_a_rank_without_pairs_equal_one_process(field):
+    values = torch.rand(1000, generator=torch.Generator().manual_seed(1)).mul(100).tolist()
+    values[::7] = [float("nan")] * len(values[::7])
+    whole, merged = METRICS[field](), METRICS[field]()  # `merged` is the rank without pairs
+    whole.update(result(field, *values))
+    for start, stop in ((0, 1), (1, 700), (700, 700), (700, 1000)):
+        shard = METRICS[field]()
+        if start < stop:
+            shard.update(result(field, *values[start:stop]))
+        merged.merge_state(shard)
+    assert merged.compute().item() == pytest.approx(whole.compute().item(), rel=0, abs=1e-12)
+    assert (merged.count.item(), merged.missing.item()) == (857, 143)
+
+
+PAPER = list(METRICS)[:9]
+NEED_TWO_MAPS = {"si", "sd", "sad", "sic"}
+REASONS = {  # explainer: (columns, part of the reason)
+    "gradcam": {},
+    "conditional_occlusion": {"ms": "not define it for occlusion"},
+    "pixel_invariance": dict.fromkeys(NEED_TWO_MAPS, "both views need a map") | {"ms": "for pixel invariance"},
+    "feature_visualization": dict.fromkeys(PAPER, "makes images, not maps"),
+    "inverted": {"ms": "not define it for occlusion"},  # a control of an occlusion
+}
+
+
+@pytest.mark.parametrize("explainer", REASONS)
+def test_what_makes_no_sense_for_an_explainer_has_a_reason(explainer):
+    model = tiny_model(0)
+    classes = (GradCAM, ConditionalOcclusion, PixelInvariance, FeatureVisualization)
+    subjects = {kind.name: kind for kind in classes} | {"inverted": Inverted(model, of="conditional_occlusion")}
+    found = {name: METRICS[name].why_not(subjects[explainer]) for name in PAPER}
+    assert {name for name, reason in found.items() if reason} == set(REASONS[explainer])
+    for name, part in REASONS[explainer].items():
+        assert part in found[name]
 
 
 def test_the_mean_is_over_all_pairs_of_all_updates(metric, field):

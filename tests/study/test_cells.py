@@ -49,6 +49,12 @@ CHANGES = {
     "protocol of the explainer": (GRADCAM, (*GRADCAM, "explainer.protocol=paper")),
     "protocol of the metrics": (GRADCAM, (*GRADCAM, "metrics.average_drop.protocol=paper")),
     "option of a metric": (GRADCAM, (*GRADCAM, "metrics.insertion_deletion.points=9")),
+    "regions of a metric": (GRADCAM, (*GRADCAM, "metrics.insertion_deletion.granularity=4")),
+    "max-sensitivity": (GRADCAM, (*GRADCAM, "metrics=paper")),
+    "units of max-sensitivity": (
+        (*GRADCAM, "metrics=paper"),
+        (*GRADCAM, "metrics=paper", "metrics.max_sensitivity.units=input"),
+    ),
     "baseline of a metric": (GRADCAM, (*GRADCAM, "metrics.average_drop.baseline=black")),
     "metrics": (GRADCAM, (*GRADCAM, "~metrics.average_drop")),
     "no metrics": (GRADCAM, (*GRADCAM, "~metrics.average_drop", "~metrics.insertion_deletion")),
@@ -81,7 +87,12 @@ KEEPS = {
     "baseline as the protocol has it": (OCCLUSION, (*OCCLUSION, "explainer.baseline=blur", "explainer.flush=true")),
     "metric's baseline as the protocol has it": (GRADCAM, (*GRADCAM, "metrics.average_drop.baseline=blur")),
     "metric's floor as the protocol has it": (GRADCAM, (*GRADCAM, "metrics.average_drop.floor=0.001")),
-    "metric's default that no file sets": (GRADCAM, (*GRADCAM, "+metrics.insertion_deletion.insertion_baseline=blur")),
+    "a metric that does not apply": (OCCLUSION, (*OCCLUSION, "metrics=paper")),
+    "units as the protocol has them": (
+        (*GRADCAM, "metrics=paper"),
+        (*GRADCAM, "metrics=paper", "metrics.max_sensitivity.units=pixels"),
+    ),
+    "metric's default that no file sets": (GRADCAM, (*GRADCAM, "~metrics.insertion_deletion.insertion_baseline")),
 }
 
 

@@ -15,7 +15,7 @@ import pytorch_lightning as pl
 import torch
 import yaml
 
-from toy_cells import TINY, assert_same_results, cells, composed, only_cell, rows
+from toy_cells import COLUMNS, TINY, assert_same_results, cells, composed, only_cell, rows
 from twinsight.data import PairDataset, ShardSampler
 from twinsight.engine import PairBank
 from twinsight.errors import UserError
@@ -125,7 +125,7 @@ def test_a_record_is_what_the_public_functions_say_of_its_pair(tiny, ties):
         drops = average_drop(model, pair.view1, pair.view2, *maps, seeds=pair.seeds)
         assert record["score"] == explanation.score.item()
         assert record["seed"] == pair.seeds.item()
-        for name in METRICS:
+        for name in COLUMNS:
             assert record[name] == getattr(curves if hasattr(curves, name) else drops, name).item()
         for view, heatmap in ((1, explanation.map1[0]), (2, explanation.map2[0])):
             kept = unpacked_array(arrays, f"map{view}")
@@ -355,7 +355,7 @@ def test_a_photo_that_cannot_be_read_is_named_skipped_and_counted(tiny, broken_p
     assert all(row["score"] is None for row in records if row["skipped"])
     explained = [row for row in records if not row["skipped"]]
     assert [row["partner_id"] for row in explained] == ["cat.png", "eel.png", "bee.png"]
-    assert all(isinstance(row[name], float) for row in explained for name in ("score", *METRICS))
+    assert all(isinstance(row[name], float) for row in explained for name in ("score", *COLUMNS))
     summary = json.loads((folder / "metrics.json").read_text())
     assert summary["pairs"] == 3
     assert set(summary["skipped"]) == {"ant.png", "dog.png"}
@@ -478,7 +478,7 @@ def test_means_are_those_of_the_records(reference):
         records = rows(folder)
         assert summary["pairs"] == 5
         assert summary["skipped"] == {}
-        assert set(summary["metrics"]) >= {"score", *METRICS}
+        assert set(summary["metrics"]) >= {"score", *COLUMNS}
         for name, facts in summary["metrics"].items():
             values = np.array([row[name] for row in records])
             assert facts == {

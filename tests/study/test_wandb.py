@@ -19,9 +19,8 @@ import yaml
 from PIL import Image
 from wandb.proto import wandb_internal_pb2
 
-from toy_cells import cells, composed, only_cell, rows
+from toy_cells import COLUMNS, cells, composed, only_cell, rows
 from twinsight.errors import UserError
-from twinsight.metrics import METRICS
 from twinsight.study import explain
 from twinsight.study.loggers import commit, logged_in, wandb_logger
 from twinsight.study.records import unpacked_array
@@ -158,7 +157,7 @@ def test_the_means_are_logged_as_numbers(logged):
     for cell in cells(logged).values():
         found, summary = history(run_folder(logged, cell)), json.loads((cell / "metrics.json").read_text())
         assert (found[("pairs",)], found[("skipped",)]) == (3, 0)
-        for name in ("score", *METRICS):
+        for name in ("score", *COLUMNS):
             assert found[(name,)] == pytest.approx(summary["metrics"][name]["mean"], abs=1e-12)
 
 
@@ -166,7 +165,7 @@ def test_the_table_has_a_row_per_pair_with_its_scores(logged):
     for cell in cells(logged).values():
         found = table(run_folder(logged, cell), "pairs_table")
         assert found["columns"][:3] == ["pair_id", "picture", "score"]
-        assert set(found["columns"]) >= set(METRICS)
+        assert set(found["columns"]) >= set(COLUMNS)
         records = rows(cell)
         assert [row[0] for row in found["data"]] == [row["pair_id"] for row in records]
         for values, record in zip(found["data"], records, strict=True):
@@ -242,8 +241,8 @@ def test_the_csv_logger_writes_the_means(tiny):
         (row,) = csv.DictReader(opened)
     summary = json.loads((only_cell(config) / "metrics.json").read_text())
     assert float(row["pairs"]) == 2
-    assert {name: float(row[name]) for name in METRICS} == {
-        name: pytest.approx(summary["metrics"][name]["mean"]) for name in METRICS
+    assert {name: float(row[name]) for name in COLUMNS} == {
+        name: pytest.approx(summary["metrics"][name]["mean"]) for name in COLUMNS
     }
     kept = yaml.safe_load((path.parent / "hparams.yaml").read_text())
     assert kept["explainer"]["name"] == "gradcam"

@@ -44,9 +44,10 @@ def max_sensitivity(
     """How much the maps change, at most, when a little noise is added to both views.
 
     For each map ``max_n |E(x) - E(x + d_n)| / |E(x)|`` over the draws, then the mean of the two maps, or the one there
-    is. Norms are Frobenius norms of raw maps at their native size. ``d_n`` is uniform in ``[-radius, radius]``, the same
-    on both views, drawn from the seed of the pair; the explainer gets the same seeds every time, so that a method's own
-    randomness is not taken for sensitivity. Nothing is clipped (as in the paper): noisy pixels may leave [0, 1].
+    is. Norms are Frobenius norms of raw maps at their native size. ``d_n`` is uniform in ``[-radius, radius]``, the
+    same on both views, drawn from the seed of the pair; the explainer gets the same seeds every time, so that a
+    method's own randomness is not taken for sensitivity. Nothing is clipped (as in the paper): noisy pixels may leave
+    [0, 1].
 
     Args:
         explainer: an explainer that makes maps.
@@ -103,8 +104,8 @@ def max_sensitivity(
         noisy = [None if view is None else view + noise.to(view) for view in (view1, view2, partner_view2)]
         with bank.aside() as scratch:
             found = _maps(explainer(noisy[0], noisy[1], seeds=seeds, bank=scratch, partner_view2=noisy[2]))
-        # `maximum` hands NaN on.
-        largest = [torch.maximum(most, _changes(*two)) for most, two in zip(largest, zip(maps, found), strict=True)]
+        changes = [_changes(*two) for two in zip(maps, found, strict=True)]
+        largest = [torch.maximum(*two) for two in zip(largest, changes, strict=True)]  # which hands NaN on
     return torch.stack(largest).mean(dim=0).to(view1)
 
 
