@@ -434,3 +434,34 @@ def test_the_cost_is_what_the_network_is_asked_for(build):
         assert passes["forwards"] <= cost.forwards
     else:
         assert passes == {"forwards": cost.forwards, "backwards": cost.backwards}
+
+
+# Why the two views of a method do not change places; all others must.
+NOT_SYMMETRIC = {
+    "AveragedTransforms": "mixes run from view 1 to view 2",
+    "FeatureVisualization": "the image is made for view 2",
+    "ModelDifference": "view 1 is rebuilt",
+    "PairwiseOcclusion": "rectangles are drawn for each view; with boxes given see test_occlusion.py",
+    "PartnerSwapped": "the other photo's second view takes part, not its first",
+    "PixelInvariance": "one map, of view 1",
+    "RandomMap": "noise is drawn for each view",
+    "MatchedRandom": "noise is drawn for each view",
+    "SmoothGrad": "noise is drawn for each view; the published one shares it, but takes its deviation from view 1",
+}
+
+
+@pytest.mark.parametrize("name", [name for name in CLASSES if name not in NOT_SYMMETRIC])
+def test_swapping_the_views_swaps_the_maps(name, views):
+    explainer, seeds = CLASSES[name](tiny_model(0), **OPTIONS.get(name, {})), torch.arange(BATCH)
+    straight, swapped = explainer(*views, seeds=seeds), explainer(*reversed(views), seeds=seeds)
+    for one, other in ((straight.map1, swapped.map2), (straight.map2, swapped.map1)):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5 * one.abs().max().item())
+    torch.testing.assert_close(straight.score, swapped.score)
+
+
+@pytest.mark.parametrize("name", [name for name in CLASSES if name not in NOT_SYMMETRIC])
+def test_two_equal_views_have_equal_maps(name, views):
+    # The dot product, since the gradient of a cosine at its maximum is rounding noise.
+    explainer = CLASSES[name](tiny_model(0, similarity="dot"), **OPTIONS.get(name, {}))
+    found = explainer(views[0], views[0], seeds=torch.arange(BATCH))
+    torch.testing.assert_close(found.map1, found.map2, rtol=1e-4, atol=1e-5 * found.map1.abs().max().item())

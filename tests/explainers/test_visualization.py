@@ -15,7 +15,7 @@ from toy import tiny_model, tiny_pair
 from twinsight.engine import PairBank, generator
 from twinsight.errors import UserError
 from twinsight.explainers import FeatureVisualization, ModelDifference, PairImages
-from twinsight.models import TwoViewModel, load_model, small_two_view
+from twinsight.models import TwoViewModel, build_model, load_model, small_two_view, torchvision_resnet
 from twinsight.models.resnet import resnet_trunk
 from twinsight.plotting import write_gif
 
@@ -219,6 +219,19 @@ def test_each_model_eats_its_own_normalisation(views):
     made = ModelDifference(model, pixels, iterations=5)(*views)
     for depth in ("trunk.2", "trunk.5", "trunk.8"):
         torch.testing.assert_close(made.images[f"model/{depth}"], made.images[f"reference/{depth}"], rtol=0, atol=1e-3)
+
+
+def test_models_whose_modules_have_other_names_are_compared_at_the_same_depths():
+    """SimCLRv2's stages are numbered from the stem, torchvision's are called layer1 to layer4."""
+    published = build_model("simclrv2_r50_1x", seed=0, input_size=32)
+    explainer = ModelDifference(published, torchvision_resnet("resnet50", input_size=32), iterations=1)
+    assert explainer.options["layers"] == ["trunk.net.2", "trunk.net.3", "trunk.net.4"]
+    assert explainer.options["reference_layers"] == ["trunk.layer2", "trunk.layer3", "trunk.layer4"]
+    model = tiny_model(0)
+    found = ModelDifference(model, tiny_model(1), layers=["trunk.2"], reference_layers=["trunk.5"], iterations=1)
+    assert list(found(*tiny_pair(0, 1)).images) == ["model/trunk.2", "reference/trunk.2"]
+    with pytest.raises(UserError, match="must be as many"):
+        ModelDifference(model, model, layers=["trunk.2"], reference_layers=["trunk.5", "trunk.8"])
 
 
 def test_default_layers_are_thirds_of_the_stages():

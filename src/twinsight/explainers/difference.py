@@ -35,7 +35,9 @@ class ModelDifference(ImageExplainer):
         model: the network to explain.
         reference: what it is compared with, a model or a name for :func:`twinsight.models.load_model`; mostly a
             supervised network of the same architecture.
-        layers: module paths valid in both models; None takes three, at a third, two thirds and the end of the stages.
+        layers: module paths, valid in both models unless ``reference_layers`` are given; None takes three in each,
+            at a third, two thirds and the end of its stages.
+        reference_layers: the same depths of the reference, where its modules have other names.
         iterations: steps of each reconstruction (paper: 201).
         learning_rate: of images of 224 x 224 centred pixels; scales with their area, as gradients do inversely.
         reference_learning_rate: None is the same; another one confounds the comparison as published.
@@ -44,8 +46,8 @@ class ModelDifference(ImageExplainer):
         progress: show progress bars in the terminal.
 
     Raises:
-        UserError: models that eat images of different sizes, a layer that one of them lacks, no stages found, or an
-            option out of range.
+        UserError: models that eat images of different sizes, a layer that one of them lacks, no stages found, lists of
+            layers of different lengths, or an option out of range.
 
     Returns :class:`~twinsight.explainers.images.PairImages` with the images ``"model/LAYER"`` and
     ``"reference/LAYER"``; traces are ``|phi(x') - phi(x)|^2 / |phi(x)|^2`` before each step. Details, for each model
@@ -68,6 +70,7 @@ class ModelDifference(ImageExplainer):
         model: TwoViewModel,
         reference: TwoViewModel | str = "demo_supervised",
         layers: Sequence[str] | None = None,
+        reference_layers: Sequence[str] | None = None,
         iterations: int = 201,
         learning_rate: float = 1e4,
         reference_learning_rate: float | None = None,
@@ -84,6 +87,7 @@ class ModelDifference(ImageExplainer):
             protocol,
             progress,
             layers=layers,
+            reference_layers=reference_layers,
             iterations=iterations,
             learning_rate=learning_rate,
             reference_learning_rate=same,
@@ -102,11 +106,15 @@ class ModelDifference(ImageExplainer):
             )
         self.reference = reference
         self.options["reference"] = weights_digest(reference)  # decides the result, so it belongs to the identity
-        layers = _thirds(model) if layers is None else list(layers)
-        for layer in layers:
+        if reference_layers is None:
+            reference_layers = _thirds(reference) if layers is None else layers
+        layers = _thirds(model) if layers is None else layers
+        if len(layers) != len(reference_layers):
+            raise UserError(f"`layers` and `reference_layers` must be as many, got {layers} and {reference_layers}")
+        for layer, counterpart in zip(layers, reference_layers, strict=True):
             check_layer(model, layer, "layers")
-            check_layer(reference, layer, "layers` of the `reference")
-        self.options["layers"] = layers
+            check_layer(reference, counterpart, "layers` of the `reference")
+        self.options["layers"], self.options["reference_layers"] = list(layers), list(reference_layers)
 
     def cost(self, image_size: tuple[int, int]) -> Cost:
         # Both views, the targets of each model, the steps and the final images; passes end at the layer.
@@ -118,15 +126,17 @@ class ModelDifference(ImageExplainer):
         _ = pair.score  # refuses views that are not finite before the long work
         view = self.model.pixels(pair.view1.unsqueeze(0))
         start = (0.1 * torch.randn(view.shape, generator=pair.generator("model_difference"))).to(view)
-        models = {"model": self.model, "reference": self.reference}
+        models = {
+            "model": (self.model, options["layers"], options["learning_rate"]),
+            "reference": (self.reference, options["reference_layers"], options["reference_learning_rate"]),
+        }
         made, traces, frames, details = {}, {}, {}, {}
         with evaluating(self.reference):
-            for who, model in models.items():
+            for who, (model, layers, rate) in models.items():
                 pair.bank.forwards += 1
-                targets = activations(model, eaten(view, model), options["layers"])
-                rate = options["learning_rate" if who == "model" else "reference_learning_rate"]
-                for depth, (layer, target) in enumerate(zip(options["layers"], targets, strict=True), start=1):
-                    name = f"{who}/{layer}"
+                targets = activations(model, eaten(view, model), layers)
+                for depth, (layer, target) in enumerate(zip(layers, targets, strict=True), start=1):
+                    name = f"{who}/{options['layers'][depth - 1]}"  # one column for both
                     error = _FeatureError(pair, model, layer, target)
                     film, traces[name] = self._reconstruct(pair, error, start, rate, f"{self.label}: {name}")
                     made[name], frames[name] = film[-1], film
@@ -175,7 +185,8 @@ def _thirds(model: TwoViewModel) -> list[str]:
         container = dict(model.named_modules()).get(path)
         if isinstance(container, nn.Sequential):
             names = [name for name, _ in container.named_children()]
-            names = [name for name in names if re.fullmatch(r"layer\d+", name)] or names  # a ResNet's stem is no stage
+            # A ResNet's stem is no stage.
+            names = [name for name in names if re.fullmatch(r"layer\d+", name)] or names[path == "trunk.net" :]
             if len(names) >= 3:
                 return [f"{path}.{names[-(-len(names) * third // 3) - 1]}" for third in (1, 2, 3)]
     raise UserError("`layers` cannot be derived for this trunk: name modules that both models have")
