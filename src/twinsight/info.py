@@ -20,7 +20,7 @@ from twinsight.config import conf_folder, options, register_schema
 from twinsight.errors import UserError
 from twinsight.explainers import Explainer
 from twinsight.files import write_atomically
-from twinsight.metrics import METRICS
+from twinsight.metrics import ALL_METRICS, METRICS
 from twinsight.metrics.base import Declared
 from twinsight.models import TwoViewModel, available_models, build_model, load_model, published_models
 from twinsight.signatures import locate
@@ -95,7 +95,7 @@ def explainers(config: DictConfig) -> Table:
 def metrics(config: DictConfig) -> Table:
     """Every metric, which way is better, and what it asks of an explainer."""
     rows = []
-    for name, metric in METRICS.items():
+    for name, metric in ALL_METRICS.items():
         meaning = _summary(metric).split(": ", 1)[-1].split(". ")[0].rstrip(".")
         needs = "maps of both views" if metric.maps == 2 else "one map"
         rows.append((name.upper(), meaning, "higher" if metric.higher_is_better else "lower", needs, metric.__name__))

@@ -1,6 +1,7 @@
 """Pairs of views: photo collections, view recipes, and the data module that makes pairs of them."""
 
 from twinsight.data.pairs import PairBatch, PairDataModule, PairDataset, ShardSampler, SkippedPair
+from twinsight.data.shared_object import SharedObject
 from twinsight.data.sources import (
     CIFAR10,
     BrokenPhoto,
@@ -10,7 +11,7 @@ from twinsight.data.sources import (
     Photos,
     to_rgb,
 )
-from twinsight.data.views import NoViews, SimCLRViews, ViewGeometry, ViewRecipe
+from twinsight.data.views import NoViews, SharedRegion, SimCLRViews, ViewGeometry, ViewRecipe, shared_regions
 
 __all__ = [
     "CIFAR10",
@@ -24,9 +25,12 @@ __all__ = [
     "PairDataset",
     "Photos",
     "ShardSampler",
+    "SharedObject",
+    "SharedRegion",
     "SimCLRViews",
     "SkippedPair",
     "ViewGeometry",
     "ViewRecipe",
+    "shared_regions",
     "to_rgb",
 ]

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from torchvision.transforms.v2 import functional as F
 
 from twinsight.data.sources import BrokenPhoto, Photos
-from twinsight.data.views import NoViews, ViewGeometry, ViewRecipe
+from twinsight.data.views import NoViews, SharedRegion, ViewGeometry, ViewRecipe, shared_regions
 from twinsight.engine import seed_of
 from twinsight.errors import UserError
 from twinsight.models.two_view import Normalization
@@ -46,7 +46,8 @@ class PairBatch:
         pair_id: name of each pair, unique in the data set.
         index: place of each pair in the data set.
         seeds: ``(B,)`` int64, from sha256(seed, pair id).
-        geometry: what of the photo view 1 and view 2 show.
+        geometry: what of their photos view 1 and view 2 show.
+        regions: where each view shows what the other shows as well, in view pixels; None where nothing, or unknown.
         partner_view2: ``(B, C, H, W)`` second view of the next readable pair (index + 1 modulo N), for controls.
         partner_id: whose view that is.
         skipped: pairs that would have been in this batch but cannot be read.
@@ -58,6 +59,7 @@ class PairBatch:
     index: list[int]
     seeds: Tensor
     geometry: list[tuple[ViewGeometry, ViewGeometry]]
+    regions: list[SharedRegion | None]
     partner_view2: Tensor
     partner_id: list[str]
     skipped: list[SkippedPair] = field(default_factory=list)
@@ -78,7 +80,7 @@ class PairBatch:
         }
         chosen |= {
             name: [getattr(self, name)[place] for place in places]
-            for name in ("pair_id", "index", "geometry", "partner_id")
+            for name in ("pair_id", "index", "geometry", "regions", "partner_id")
         }
         return replace(self, **chosen)
 
@@ -106,40 +108,54 @@ class PairDataset(Dataset[PairBatch | SkippedPair]):
         """Seed of a pair, from the run's seed and the pair's id alone."""
         return seed_of(self.seed, self.photos.ids[index])
 
-    def recipes(self, index: int, photo: Image.Image) -> tuple[ViewRecipe, ViewRecipe]:
-        """How both views of a pair are rendered from its photo."""
-        return self.views.recipes((photo.height, photo.width), self.pair_seed(index))
+    def recipes(self, index: int, photos: tuple[Image.Image, Image.Image]) -> tuple[ViewRecipe, ViewRecipe]:
+        """How both views of a pair are rendered from its photos, those of ``photos.load_pair(index)``."""
+        first, second = ((photo.height, photo.width) for photo in photos)
+        return self.views.recipes(first, self.pair_seed(index), second)
 
     def __getitem__(self, index: int) -> PairBatch | SkippedPair:
         try:
-            photo = self.photos.load(index)
+            photos = self.photos.load_pair(index)
         except BrokenPhoto as broken:
-            return SkippedPair(index, self.photos.ids[index], broken.reason)
-        recipes = self.recipes(index, photo)
-        view1, view2 = (self._render(recipe, photo) for recipe in recipes)
-        partner, partner_photo = self._partner(index, photo)
+            own = broken.photo_id == self.photos.ids[index]
+            return SkippedPair(index, self.photos.ids[index], broken.reason if own else str(broken))
+        recipes = self.recipes(index, photos)
+        geometry = (recipes[0].geometry, recipes[1].geometry)
+        view1, view2 = (self._render(recipe, photo) for recipe, photo in zip(recipes, photos, strict=True))
+        partner, partner_photos = self._partner(index, photos)
         partner_view2 = view2
         if partner != index:
-            partner_view2 = self._render(self.recipes(partner, partner_photo)[1], partner_photo)
+            partner_view2 = self._render(self.recipes(partner, partner_photos)[1], partner_photos[1])
         return PairBatch(
             view1=view1,
             view2=view2,
             pair_id=[self.photos.ids[index]],
             index=[index],
             seeds=torch.tensor([self.pair_seed(index)], dtype=torch.int64),
-            geometry=[(recipes[0].geometry, recipes[1].geometry)],
+            geometry=[geometry],
+            regions=[self._region(index, photos, geometry)],
             partner_view2=partner_view2,
             partner_id=[self.photos.ids[partner]],
         )
 
-    def _partner(self, index: int, photo: Image.Image) -> tuple[int, Image.Image]:
+    def _region(
+        self, index: int, photos: tuple[Image.Image, Image.Image], geometry: tuple[ViewGeometry, ViewGeometry]
+    ) -> SharedRegion | None:
+        if photos[0] is photos[1]:
+            return shared_regions(*geometry, self.views.size)
+        shared = self.photos.shared(index)
+        return shared_regions(*geometry, self.views.size, shared) if shared else None
+
+    def _partner(
+        self, index: int, photos: tuple[Image.Image, Image.Image]
+    ) -> tuple[int, tuple[Image.Image, Image.Image]]:
         for offset in range(1, len(self)):
             partner = (index + offset) % len(self)
             try:
-                return partner, self.photos.load(partner)
+                return partner, self.photos.load_pair(partner)
             except BrokenPhoto:
                 continue  # counted where its own pair is asked for
-        return index, photo
+        return index, photos
 
     def _render(self, recipe: ViewRecipe, photo: Image.Image) -> Tensor:
         pixels = recipe.render(photo, self.views.size, self.views.antialias)
@@ -166,6 +182,7 @@ def collate(samples: list[PairBatch | SkippedPair]) -> PairBatch:
         index=listed("index"),
         seeds=joined("seeds").to(torch.int64),
         geometry=listed("geometry"),
+        regions=listed("regions"),
         partner_view2=joined("partner_view2"),
         partner_id=listed("partner_id"),
         skipped=skipped,

@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from twinsight.data.views import Box
 from twinsight.errors import UserError
 
 EXTENSIONS = frozenset([".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm"])
@@ -38,7 +39,8 @@ class Photos:
         labels: class index of each photo, where known.
         classes: name of each class, in the order of the indices.
 
-    A subclass gives :meth:`open` and :meth:`fingerprint`.
+    A subclass gives :meth:`open` and :meth:`fingerprint`; one whose pairs are of two photos gives :meth:`load_pair`
+    too, and :meth:`shared` where it is known what they have in common.
     """
 
     def __init__(
@@ -84,6 +86,22 @@ class Photos:
             raise
         except Exception as error:  # decoders answer damaged bytes with almost anything, struct.error included
             raise BrokenPhoto(self.ids[index], _what_was_said(error)) from error
+
+    def load_pair(self, index: int) -> tuple[Image.Image, Image.Image]:
+        """The photos that view 1 and view 2 are made of: here one photo, twice the same object.
+
+        Raises:
+            BrokenPhoto: one of them cannot be decoded.
+        """
+        photo = self.load(index)
+        return photo, photo
+
+    def shared(self, index: int) -> tuple[Box, Box] | None:
+        """Boxes (top, left, height, width) in which two different photos show the same, in pixels of each; None if unknown.
+
+        Not asked for where both views are of one photo, which is all shared.
+        """
+        return None
 
     def digest(self) -> str:
         """SHA-256 over the names and contents of all photos, in order; no path enters."""

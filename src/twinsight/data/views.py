@@ -3,7 +3,7 @@
 import math
 import random
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from PIL import Image
 from torch import Tensor
@@ -12,6 +12,9 @@ from torchvision.transforms.v2 import functional as F
 
 from twinsight.engine import seed_of
 from twinsight.errors import UserError
+
+Box = tuple[float, float, float, float]
+"""(top, left, height, width)."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,79 @@ class ViewGeometry:
     photo_size: tuple[int, int]
     box: tuple[int, int, int, int]
     flipped: bool = False
+
+
+class SharedRegion(NamedTuple):
+    """Where two views show the same content, in pixels of each view; borders may lie between pixels.
+
+    Attributes:
+        box1, box2: (top, left, height, width) in view 1 and in view 2.
+        mirrored: whether what is left in one is right in the other.
+    """
+
+    box1: Box
+    box2: Box
+    mirrored: bool = False
+
+
+def shared_regions(
+    geometry1: ViewGeometry, geometry2: ViewGeometry, size: int, shared: tuple[Box, Box] | None = None
+) -> SharedRegion | None:
+    """The part of each view that the other one shows as well, None where there is none.
+
+    Args:
+        geometry1, geometry2: what of its photo each view shows.
+        size: side of the views in pixels.
+        shared: the boxes of photo 1 and photo 2, in photo pixels, that hold the same content; they may differ in size.
+            None where both views are of one photo, whose crops then overlap or do not.
+
+    Two crops of one photo, the second one mirrored: the right half of view 1 is the right half of view 2, turned.
+
+    >>> left = ViewGeometry((64, 96), (0, 0, 64, 64))
+    >>> right = ViewGeometry((64, 96), (0, 32, 64, 64), flipped=True)
+    >>> shared_regions(left, right, size=32)
+    SharedRegion(box1=(0.0, 16.0, 32.0, 16.0), box2=(0.0, 16.0, 32.0, 16.0), mirrored=True)
+
+    Two photos that share a tile, seen whole:
+
+    >>> whole = ViewGeometry((64, 64), (0, 0, 64, 64))
+    >>> shared_regions(whole, whole, size=32, shared=((0, 0, 32, 32), (32, 0, 32, 32)))
+    SharedRegion(box1=(0.0, 0.0, 16.0, 16.0), box2=(16.0, 0.0, 16.0, 16.0), mirrored=False)
+
+    Crops that do not meet:
+
+    >>> shared_regions(ViewGeometry((64, 96), (0, 0, 32, 32)), ViewGeometry((64, 96), (32, 0, 32, 32)), size=32)
+    """
+    geometries = (geometry1, geometry2)
+    held = shared or tuple((0.0, 0.0, *map(float, geometry.photo_size)) for geometry in geometries)
+    # What a view shows of the shared content, as shares of its height and width: the same scale for both.
+    spans = []
+    for axis in (0, 1):
+        (low1, high1), (low2, high2) = (
+            _span(geometry.box[axis], geometry.box[axis + 2], box[axis], box[axis + 2])
+            for geometry, box in zip(geometries, held, strict=True)
+        )
+        spans.append((max(low1, low2, 0.0), min(high1, high2, 1.0)))
+    if any(low >= high for low, high in spans):
+        return None
+    box1, box2 = (_in_view(geometry, box, spans, size) for geometry, box in zip(geometries, held, strict=True))
+    return SharedRegion(box1, box2, geometry1.flipped != geometry2.flipped)
+
+
+def _span(start: float, length: float, origin: float, unit: float) -> tuple[float, float]:
+    """An interval of the photo, in units of the shared box from its start."""
+    return (start - origin) / unit, (start + length - origin) / unit
+
+
+def _in_view(geometry: ViewGeometry, box: Box, spans: list[tuple[float, float]], size: int) -> Box:
+    """Spans of the shared box as (top, left, height, width) in view pixels."""
+    starts, lengths = [], []
+    for axis, (low, high) in enumerate(spans):
+        start, length = geometry.box[axis], geometry.box[axis + 2]
+        starts.append((box[axis] + low * box[axis + 2] - start) / length * size)
+        lengths.append((high - low) * box[axis + 2] / length * size)
+    left = size - starts[1] - lengths[1] if geometry.flipped else starts[1]
+    return starts[0], left, lengths[0], lengths[1]
 
 
 @dataclass(frozen=True)
@@ -96,9 +172,14 @@ class NoViews:
         self.crop_fraction = crop_fraction
         self.antialias = antialias
 
-    def recipes(self, photo_size: tuple[int, int], seed: int) -> tuple[ViewRecipe, ViewRecipe]:
-        """Recipes of view 1 and view 2 for a photo of (height, width) pixels."""
-        return self.centre(photo_size), self.centre(photo_size)
+    def recipes(
+        self, photo_size: tuple[int, int], seed: int, second_size: tuple[int, int] | None = None
+    ) -> tuple[ViewRecipe, ViewRecipe]:
+        """Recipes of view 1 and view 2 for a photo of (height, width) pixels.
+
+        ``second_size`` is that of the photo behind view 2, None where both views are of one photo.
+        """
+        return self.centre(photo_size), self.centre(second_size or photo_size)
 
     def centre(self, photo_size: tuple[int, int]) -> ViewRecipe:
         height, width = photo_size
@@ -163,9 +244,11 @@ class SimCLRViews(NoViews):
         self.greyscale = greyscale
         self.blur = blur
 
-    def recipes(self, photo_size: tuple[int, int], seed: int) -> tuple[ViewRecipe, ViewRecipe]:
+    def recipes(
+        self, photo_size: tuple[int, int], seed: int, second_size: tuple[int, int] | None = None
+    ) -> tuple[ViewRecipe, ViewRecipe]:
         view1 = self.centre(photo_size) if self.first == "centre" else self.augmented(photo_size, seed_of(seed, 1))
-        return view1, self.augmented(photo_size, seed_of(seed, 2))
+        return view1, self.augmented(second_size or photo_size, seed_of(seed, 2))
 
     def augmented(self, photo_size: tuple[int, int], seed: int) -> ViewRecipe:
         """One augmented view: crop, mirror, colour jitter, greyscale, blur, in this order."""

@@ -1,10 +1,11 @@
 """The contract of every explainer: two views in, two maps and the score out."""
 
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from types import MappingProxyType
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Self
 
 import pytorch_lightning as pl
 import torch
@@ -165,6 +166,26 @@ class Explainer(pl.LightningModule):
             partners = [None] * len(view1) if partner_view2 is None else partner_view2
             pairs = [Pair(a, b, int(s), bank, p) for a, b, s, p in zip(view1, view2, seeds, partners, strict=True)]
             return self.collect(pairs, [self.explain(pair) for pair in pairs])
+
+    def on(self, model: TwoViewModel) -> Self:
+        """The same explainer, options and all, on another model of the same architecture.
+
+        What it wraps moves along; other networks that it holds are shared, not copied.
+
+        >>> from twinsight.explainers import GradCAM, Inverted
+        >>> from twinsight.models import small_two_view
+        >>> other = small_two_view()
+        >>> moved = Inverted(small_two_view(), of="gradcam").on(other)
+        >>> moved.model is moved.of.model is other, isinstance(moved.of, GradCAM)
+        (True, True)
+        """
+        moved = dict(model.named_modules())
+        inside = {id(old): moved[name] for name, old in self.model.named_modules() if name in moved}
+        others = {id(old): old for old in self.modules() if isinstance(old, TwoViewModel) and old is not self.model}
+        # Python has no copy of a read-only mapping, and needs none.
+        values = (value for part in self.modules() for value in vars(part).values())
+        fixed = {id(value): value for value in values if isinstance(value, MappingProxyType)}
+        return deepcopy(self, {**fixed, **others, **inside})
 
     def explain(self, pair: "Pair") -> Any:
         """:class:`Maps` of one pair, or a plain ``(map1, map2)``.

@@ -13,7 +13,9 @@ from twinsight.metrics.insertion_deletion import (
     SimultaneousDeletion,
     SimultaneousInsertion,
 )
+from twinsight.metrics.localization import OverlapAgreement, PointingGame, RankAccuracy, RelevanceMass
 from twinsight.metrics.max_sensitivity import MaxSensitivity
+from twinsight.metrics.sanity import CascadingRandomization, FullRandomization, PartnerSensitivity
 
 METRICS: dict[str, type[PairMetric]] = {
     metric.field: metric
@@ -31,14 +33,39 @@ METRICS: dict[str, type[PairMetric]] = {
 }
 """Metric class by column name, in the order of the paper's tables."""
 
+FURTHER_METRICS: dict[str, type[PairMetric]] = {
+    metric.field: metric
+    for metric in (
+        PointingGame,
+        RelevanceMass,
+        RankAccuracy,
+        OverlapAgreement,
+        CascadingRandomization,
+        FullRandomization,
+        PartnerSensitivity,
+    )
+}
+"""Metric class by column name, beyond the paper's tables: shown where they were chosen."""
+
+ALL_METRICS: dict[str, type[PairMetric]] = {**METRICS, **FURTHER_METRICS}
+
 __all__ = [
+    "ALL_METRICS",
+    "FURTHER_METRICS",
     "METRICS",
+    "CascadingRandomization",
     "ConditionalAverageDrop",
     "ConditionalDeletion",
     "ConditionalIncreaseInConfidence",
     "ConditionalInsertion",
+    "FullRandomization",
     "MaxSensitivity",
+    "OverlapAgreement",
     "PairMetric",
+    "PartnerSensitivity",
+    "PointingGame",
+    "RankAccuracy",
+    "RelevanceMass",
     "SimultaneousAverageDrop",
     "SimultaneousDeletion",
     "SimultaneousIncreaseInConfidence",

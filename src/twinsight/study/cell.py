@@ -17,7 +17,7 @@ from twinsight.data import Photos
 from twinsight.errors import UserError
 from twinsight.explainers import Explainer
 from twinsight.files import write_json
-from twinsight.metrics import METRICS
+from twinsight.metrics import ALL_METRICS
 from twinsight.models import TwoViewModel, weights_digest
 from twinsight.naming import snake_case
 from twinsight.protocol import resolve
@@ -26,6 +26,23 @@ RESULT_VERSION = 2
 """Raised when a change of the code changes results; part of every cell's hash."""
 
 Metric = Callable[..., Any]
+
+OF_THE_PAIR = (
+    *("model", "explainer", "view1", "view2", "map1", "map2", "explanation"),
+    *("partner_view2", "geometry", "regions", "size", "seeds", "bank"),
+)
+"""Arguments of a metric that a run gives, of those that its signature names; all others are options of the cell."""
+
+
+def asked_of_the_pair(metric: Metric) -> list[str]:
+    """Which of ``OF_THE_PAIR`` a metric takes by name.
+
+    >>> from twinsight.metrics.functional import localization
+    >>> asked_of_the_pair(partial(localization, size=(8, 8)))
+    ['map1', 'map2', 'regions']
+    """
+    bound = metric.keywords if isinstance(metric, partial) else {}
+    return [name for name in inspect.signature(metric).parameters if name in OF_THE_PAIR and name not in bound]
 
 
 @dataclass
@@ -151,7 +168,7 @@ def _model_identity(node: Mapping[str, Any], model: TwoViewModel) -> dict[str, A
 def _not_applicable(explainer: Explainer, metrics: Iterable[Metric]) -> dict[str, str]:
     """Columns of ``metrics`` that make no sense for ``explainer``, in the order of the paper's tables, and why."""
     chosen = {column for metric in metrics for column in _columns(metric)}
-    reasons = {name: metric.why_not(explainer) for name, metric in METRICS.items() if name in chosen}
+    reasons = {name: metric.why_not(explainer) for name, metric in ALL_METRICS.items() if name in chosen}
     return {name: reason for name, reason in reasons.items() if reason is not None}
 
 
@@ -171,10 +188,13 @@ def _metric_identity(metric: Metric, side: int) -> dict[str, Any]:
         raise UserError(f"`metrics` must be functions with `_partial_: true`, got {metric!r}")
     # What is left out of the file counts as its default given.
     parameters = inspect.signature(metric.func).parameters
-    options = {name: each.default for name, each in parameters.items() if each.default is not each.empty}
+    given = asked_of_the_pair(metric)
+    options = {
+        name: each.default
+        for name, each in parameters.items()
+        if each.default is not each.empty and name not in given
+    }
     options |= metric.keywords
-    for shared in ("bank", "seeds", "explanation", "partner_view2"):  # of a call
-        options.pop(shared, None)
     if hasattr(metric.func, "check_options"):
         metric.func.check_options((side, side), options)
     protocol = options.pop("protocol", "sound")

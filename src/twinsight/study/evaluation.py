@@ -1,7 +1,6 @@
 """The evaluation of cells as one LightningModule: explain, score, record, pair by pair."""
 
 import dataclasses
-import inspect
 import socket
 import time
 from typing import Any
@@ -13,7 +12,7 @@ from torch import Tensor
 from twinsight.data import PairBatch, SkippedPair
 from twinsight.engine import NonFiniteEmbedding, PairBank
 from twinsight.models import TwoViewModel, evaluating
-from twinsight.study.cell import Cell
+from twinsight.study.cell import Cell, asked_of_the_pair
 from twinsight.study.records import RecordWriter, packed_array
 
 
@@ -91,19 +90,29 @@ class Evaluation(pl.LightningModule):
         if not cell.metrics:
             return columns, arrays
         size = (batch.view1.shape[-2], batch.view1.shape[-1])
-        maps = explanation.resized(size)
-        known = {"explanation": explanation, "partner_view2": batch.partner_view2}
+        map1, map2 = explanation.resized(size)
+        known = {
+            "model": self.model,
+            "explainer": cell.explainer,
+            "view1": batch.view1,
+            "view2": batch.view2,
+            "map1": map1,
+            "map2": map2,
+            "explanation": explanation,
+            "partner_view2": batch.partner_view2,
+            "geometry": batch.geometry,
+            "regions": batch.regions,
+            "size": size,
+            "seeds": batch.seeds,
+            "bank": self.bank,
+        }
         for name, metric in cell.metrics.items():
-            takes = inspect.signature(metric).parameters
-            if "explainer" in takes:  # it explains by itself, and may use what is known already
-                more = {key: value for key, value in known.items() if key in takes}
-                result = metric(cell.explainer, batch.view1, batch.view2, seeds=batch.seeds, bank=self.bank, **more)
-            else:
-                result = metric(self.model, batch.view1, batch.view2, *maps, seeds=batch.seeds, bank=self.bank)
+            result = metric(**{key: known[key] for key in asked_of_the_pair(metric)})
             if isinstance(result, Tensor):
                 columns[getattr(getattr(metric, "func", metric), "field", name)] = result
                 continue
             arrays |= {f"curve_{key}": curve for key, curve in getattr(result, "curves", {}).items()}
+            arrays |= getattr(result, "arrays", {})
             columns |= {
                 field.name: value
                 for field in dataclasses.fields(result)
@@ -124,6 +133,7 @@ class Evaluation(pl.LightningModule):
 
 def _pair_columns(batch: PairBatch, place: int) -> dict[str, Any]:
     first, second = batch.geometry[place]
+    box1, box2, _ = batch.regions[place] or (None, None, False)
     return {
         "index": batch.index[place],
         "pair_id": batch.pair_id[place],
@@ -134,6 +144,8 @@ def _pair_columns(batch: PairBatch, place: int) -> dict[str, Any]:
         "view1_flipped": first.flipped,
         "view2_box": list(second.box),
         "view2_flipped": second.flipped,
+        "region1": box1,
+        "region2": box2,
     }
 
 

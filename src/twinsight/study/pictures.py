@@ -90,13 +90,13 @@ def _pairs(planned: Plan, config: DictConfig) -> PairDataset:
 
 
 def _views(pairs: PairDataset, row: Row, side: int) -> list[NDArray]:
-    """Both views ``(H, W, 3)`` as the photo has them, not as the model sees them."""
-    photo = pairs.photos.load(row["index"])
+    """Both views ``(H, W, 3)`` as the photos have them, not as the model sees them."""
+    photos = pairs.photos.load_pair(row["index"])
     return [
         recipe.render(photo, min(side, max(*recipe.geometry.box[2:], pairs.views.size)), pairs.views.antialias)
         .movedim(0, -1)
         .numpy()
-        for recipe in pairs.recipes(row["index"], photo)
+        for recipe, photo in zip(pairs.recipes(row["index"], photos), photos, strict=True)
     ]
 
 
