@@ -21,7 +21,6 @@ from twinsight.errors import UserError
 from twinsight.explainers import Explainer
 from twinsight.files import write_atomically
 from twinsight.metrics import ALL_METRICS, METRICS
-from twinsight.metrics.base import Declared
 from twinsight.models import TwoViewModel, available_models, build_model, load_model, published_models
 from twinsight.signatures import locate
 
@@ -162,7 +161,7 @@ def _model(config: DictConfig) -> TwoViewModel:
     return hydra.utils.instantiate(node)
 
 
-def _applicable(explainer: Declared) -> str:
+def _applicable(explainer: Explainer | type[Explainer]) -> str:
     reasons = {name.upper(): metric.why_not(explainer) for name, metric in METRICS.items()}
     fitting = [name for name, reason in reasons.items() if reason is None]
     if len(fitting) == len(reasons):

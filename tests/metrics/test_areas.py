@@ -170,6 +170,14 @@ def test_a_curve_that_ends_where_it_starts_has_no_units(model):
     assert result.ci1.item() == pytest.approx(BASE)
 
 
+@pytest.mark.parametrize(("difference", "defined"), [(1e-6, False), (1e-3, True)])
+def test_ends_that_only_rounding_tells_apart_have_no_units(model, difference, defined):
+    blank = {"insertion_baseline": A * (1 + difference), "deletion_baseline": A * (1 + difference)}
+    result = insertion_deletion(model, colour(A), colour(A), RAMP, RAMP, step=4, **blank)
+    assert {result.curves["ci1"][0, 0].item() == result.curves["ci1"][0, -1].item()} == {False}
+    assert [math.isfinite(value) for value in values(result, NORMALIZED).values()] == [defined] * 8
+
+
 def test_a_score_of_zero_everywhere_has_no_units(model):
     result = insertion_deletion(model, colour(0.0), colour(B), RAMP, RAMP, step=4, **BLACK)
     assert all(math.isnan(value) for value in values(result, NORMALIZED).values())

@@ -16,6 +16,7 @@ from twinsight.models import TwoViewModel
 
 SURROGATES = ("logistic", "ridge")
 CHANNELS = ("max", "contribution")
+NOT_FOR = {"ms": "the paper does not define it for pixel invariance"}
 
 
 class PixelInvariance(Explainer):
@@ -69,7 +70,7 @@ class PixelInvariance(Explainer):
 
     source = "paper, pixel invariance"
     maps = 1
-    not_for: ClassVar[dict[str, str]] = {"ms": "the paper does not define it for pixel invariance"}
+    not_for = NOT_FOR
     protocol_options: ClassVar[dict[str, dict[str, Any]]] = {
         "surrogate": {"paper": "logistic", "sound": "ridge"},
         "channels": {"paper": "max", "sound": "contribution"},

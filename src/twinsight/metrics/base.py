@@ -57,7 +57,7 @@ class PairMetric(Metric):
         self.set_dtype(torch.float64)
 
     @classmethod
-    def why_not(cls, explainer: Declared) -> str | None:
+    def why_not(cls, explainer: Declared | type[Any]) -> str | None:
         """Why the metric makes no sense for an explainer, or a class of them; None where it does.
 
         >>> from twinsight.explainers import ConditionalOcclusion, GradCAM

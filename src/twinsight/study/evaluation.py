@@ -3,6 +3,7 @@
 import dataclasses
 import socket
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import pytorch_lightning as pl
@@ -149,8 +150,8 @@ def _pair_columns(batch: PairBatch, place: int) -> dict[str, Any]:
     }
 
 
-def _array_columns(arrays: dict[str, Tensor | None], place: int) -> dict[str, Any]:
-    packed = {}
+def _array_columns(arrays: Mapping[str, Tensor | None], place: int) -> dict[str, Any]:
+    packed: dict[str, Any] = {}
     for name, values in arrays.items():
         packed |= packed_array(name, None if values is None else values[place])
     return packed

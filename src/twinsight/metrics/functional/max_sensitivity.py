@@ -101,9 +101,10 @@ def max_sensitivity(
     largest = [torch.zeros(len(view1), dtype=torch.float64) for _ in maps]
     for draw in range(draws):
         noise = torch.stack([_noise(view1.shape[1:], radius * scale, seed, draw) for seed in seeds.tolist()])
-        noisy = [None if view is None else view + noise.to(view) for view in (view1, view2, partner_view2)]
+        noise = noise.to(view1)
+        partner = None if partner_view2 is None else partner_view2 + noise
         with bank.aside() as scratch:
-            found = _maps(explainer(noisy[0], noisy[1], seeds=seeds, bank=scratch, partner_view2=noisy[2]))
+            found = _maps(explainer(view1 + noise, view2 + noise, seeds=seeds, bank=scratch, partner_view2=partner))
         changes = [_changes(*two) for two in zip(maps, found, strict=True)]
         largest = [torch.maximum(*two) for two in zip(largest, changes, strict=True)]  # which hands NaN on
     return torch.stack(largest).mean(dim=0).to(view1)
