@@ -9,7 +9,7 @@ from toy_cells import composed
 from twinsight import info
 from twinsight.config import options
 from twinsight.explainers import EXPLAINERS
-from twinsight.metrics import METRICS
+from twinsight.metrics import ALL_METRICS
 
 DOCS = Path(__file__).parents[1] / "docs"
 
@@ -49,7 +49,7 @@ def test_methods_of_one_map_and_of_none_say_which_metrics_they_miss(config):
 
 
 def test_metrics_models_and_data_sets_are_complete(config):
-    assert [row[0].lower() for row in info.metrics(config).rows] == list(METRICS)
+    assert [row[0].lower() for row in info.metrics(config).rows] == list(ALL_METRICS)
     models = {row[0] for row in info.models(config).rows}
     assert set(options("model")) <= models
     assert {row[0] for row in info.datasets(config).rows} == set(options("data"))

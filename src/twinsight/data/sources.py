@@ -97,7 +97,7 @@ class Photos:
         return photo, photo
 
     def shared(self, index: int) -> tuple[Box, Box] | None:
-        """Boxes (top, left, height, width) in which two different photos show the same, in pixels of each; None if unknown.
+        """Boxes (top, left, height, width) of what two different photos share, in pixels of each; None if unknown.
 
         Not asked for where both views are of one photo, which is all shared.
         """

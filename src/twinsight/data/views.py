@@ -75,34 +75,26 @@ def shared_regions(
     """
     geometries = (geometry1, geometry2)
     held = shared or tuple((0.0, 0.0, *map(float, geometry.photo_size)) for geometry in geometries)
-    # What a view shows of the shared content, as shares of its height and width: the same scale for both.
-    spans = []
+    found: tuple[list[float], list[float]] = ([], [])
     for axis in (0, 1):
-        (low1, high1), (low2, high2) = (
-            _span(geometry.box[axis], geometry.box[axis + 2], box[axis], box[axis + 2])
-            for geometry, box in zip(geometries, held, strict=True)
-        )
-        spans.append((max(low1, low2, 0.0), min(high1, high2, 1.0)))
-    if any(low >= high for low, high in spans):
-        return None
-    box1, box2 = (_in_view(geometry, box, spans, size) for geometry, box in zip(geometries, held, strict=True))
+        # In pixels of box 1, of which box 2 may be a larger or smaller copy.
+        units = (1.0, held[0][axis + 2] / held[1][axis + 2])
+        low, high = 0.0, float(held[0][axis + 2])
+        for geometry, box, unit in zip(geometries, held, units, strict=True):
+            start = geometry.box[axis] - box[axis]
+            low, high = max(low, start * unit), min(high, (start + geometry.box[axis + 2]) * unit)
+        if low >= high:
+            return None
+        for geometry, box, unit, spans in zip(geometries, held, units, found, strict=True):
+            zoom = size / geometry.box[axis + 2]
+            spans += [(box[axis] + low / unit - geometry.box[axis]) * zoom, (high - low) / unit * zoom]
+    box1, box2 = (_in_view(geometry, spans, size) for geometry, spans in zip(geometries, found, strict=True))
     return SharedRegion(box1, box2, geometry1.flipped != geometry2.flipped)
 
 
-def _span(start: float, length: float, origin: float, unit: float) -> tuple[float, float]:
-    """An interval of the photo, in units of the shared box from its start."""
-    return (start - origin) / unit, (start + length - origin) / unit
-
-
-def _in_view(geometry: ViewGeometry, box: Box, spans: list[tuple[float, float]], size: int) -> Box:
-    """Spans of the shared box as (top, left, height, width) in view pixels."""
-    starts, lengths = [], []
-    for axis, (low, high) in enumerate(spans):
-        start, length = geometry.box[axis], geometry.box[axis + 2]
-        starts.append((box[axis] + low * box[axis + 2] - start) / length * size)
-        lengths.append((high - low) * box[axis + 2] / length * size)
-    left = size - starts[1] - lengths[1] if geometry.flipped else starts[1]
-    return starts[0], left, lengths[0], lengths[1]
+def _in_view(geometry: ViewGeometry, spans: list[float], size: int) -> Box:
+    top, height, left, width = spans
+    return top, size - left - width if geometry.flipped else left, height, width
 
 
 @dataclass(frozen=True)

@@ -84,14 +84,14 @@ def localization(
                 continue
             heatmap = _resized(maps[place], size)
             flagged[place] = degenerate(heatmap)
-            box = None if region is None else region[view]
+            box = None if region is None else (region[0], region[1])[view]
             if box is not None:
                 inside = _inside(box, (heatmap.shape[0], heatmap.shape[1]))
                 scores[place] = _scores(heatmap, inside)
         for name, column in zip(_SCORES, scores.unbind(dim=1), strict=True):
             columns.setdefault(name, []).append(column)
         flags.append(flagged)
-    fields = {}
+    fields: dict[str, Tensor] = {}
     for name, (one, two) in columns.items():
         fields |= {f"{name}1": one, f"{name}2": two, name: torch.stack([one, two]).nanmean(dim=0)}
     return Localization(**fields, degenerate1=flags[0], degenerate2=flags[1])

@@ -3,16 +3,17 @@
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol, Self, runtime_checkable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from twinsight.engine import NonFiniteEmbedding, PairBank, check_views, degenerate, seed_of, seeds_from_pixels
+from twinsight.engine import NonFiniteEmbedding, PairBank, check_views, degenerate, seeds_from_pixels
 from twinsight.errors import UserError
 from twinsight.metrics.functional.checks import bank_for
 from twinsight.metrics.functional.correlation import spearman
+from twinsight.metrics.functional.randomization import randomization_stages
 from twinsight.models import TwoViewModel
 
 
@@ -69,9 +70,10 @@ def cascading_randomization(
     stage the same explainer explains the same views on the copy. Maps that stay what they were show the image rather
     than what the network makes of it.
 
-    A stage is a layer with the normalisation after it, or a block of layers: see :func:`randomization_stages`. Layers
-    are set back as PyTorch initialises them when they are built, running statistics of a normalisation included;
-    parameters that belong to no such layer are drawn from a normal distribution of their own mean and spread.
+    A stage is a layer with the normalisation after it, or a block of layers, see
+    :func:`.randomization.randomization_stages`. Layers are set back as PyTorch initialises them when they are built,
+    running statistics of a normalisation included; parameters that belong to no such layer are drawn from a normal
+    distribution of their own mean and spread.
 
     Args:
         explainer: an explainer that makes maps.
@@ -218,91 +220,6 @@ def partner_sensitivity(
 
 
 partner_sensitivity.columns = ("partner_sensitivity",)  # type: ignore[attr-defined]
-
-
-@dataclass
-class Stage:
-    """Layers that are randomised together.
-
-    Attributes:
-        name: where they lie in the network.
-        layers: modules with parameters of their own.
-        parts: the stages it can be taken apart into, in the order of the network.
-    """
-
-    name: str
-    layers: list[nn.Module]
-    parts: list["Stage"] = field(default_factory=list)
-
-    def randomize(self, seed: int) -> None:
-        """Set the layers back to a state that depends on ``seed`` and the stage's name alone."""
-        with torch.random.fork_rng(devices=[]):  # what PyTorch initialises with draws from the global state
-            torch.manual_seed(seed_of(seed, "randomize", self.name))
-            for layer in self.layers:
-                tensors = [*layer.parameters(recurse=False), *layer.buffers(recurse=False)]
-                device = tensors[0].device
-                layer.to("cpu")  # the same numbers on every device
-                _reset(layer)
-                layer.to(device)
-
-    def join(self, name: str, layers: list[nn.Module]) -> None:
-        """Put ``layers`` into the last part."""
-        self.layers = [*self.layers, *layers]
-        if self.parts:
-            self.parts[-1].join(name, layers)
-        self.name = f"{self.name.split('-')[0]}-{name.rsplit('.', 1)[-1]}" if not self.parts else self.name
-
-
-def randomization_stages(model: nn.Module, limit: int = 8) -> list[Stage]:
-    """The layers of a network from the last to the first, in at most ``limit`` stages.
-
-    The order is that in which modules are registered: trunk, head, predictor. Layers without a matrix (normalisations)
-    go with the one before. The network is taken apart level by level, what lies nearest its end first, for as long as
-    the limit allows: head and trunk, layers of the head, stages of the trunk, blocks.
-
-    >>> from twinsight.models import small_two_view
-    >>> [stage.name for stage in randomization_stages(small_two_view(), limit=6)]
-    ['head.3-4', 'head.0-1', 'trunk.stages.2', 'trunk.stages.1', 'trunk.stages.0', 'trunk.stem-stem_norm']
-    """
-    if not any(True for _ in model.parameters()):
-        return []
-    level = [_tree(model, "")]
-    while True:
-        finer: list[Stage] = []
-        for place, stage in enumerate(reversed(level)):
-            left = len(level) - place - 1  # stages that are still whole, at least one each
-            fits = len(stage.parts) > 1 and len(finer) + len(stage.parts) + left <= limit
-            finer += reversed(stage.parts) if fits else [stage]
-        if len(finer) == len(level):
-            return finer
-        level = finer[::-1]
-
-
-def _tree(module: nn.Module, name: str) -> Stage:
-    """The stages inside a module that has parameters."""
-    own = next(module.parameters(recurse=False), None) is not None
-    parts = [Stage(name, [module])] if own else []
-    for child_name, child in module.named_children():
-        if next(child.parameters(), None) is None:
-            continue
-        part = _tree(child, f"{name}.{child_name}".lstrip("."))
-        flat = all(parameter.ndim < 2 for parameter in child.parameters())
-        if flat and parts:
-            parts[-1].join(part.name, part.layers)
-        else:
-            parts.append(part)
-    if len(parts) == 1:
-        return parts[0]
-    return Stage(name or "model", [layer for part in parts for layer in part.layers], parts)
-
-
-def _reset(layer: nn.Module) -> None:
-    if callable(getattr(layer, "reset_parameters", None)):
-        layer.reset_parameters()
-        return
-    for parameter in layer.parameters(recurse=False):
-        spread = parameter.std() if parameter.numel() > 1 else parameter.abs().mean()
-        parameter.copy_(torch.randn(parameter.shape).to(parameter) * spread + parameter.mean())
 
 
 @contextmanager
