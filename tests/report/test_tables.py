@@ -146,8 +146,9 @@ def test_the_best_explanation_is_bold_and_never_a_control():
 
 def test_explanations_that_look_equal_are_bold_together_and_a_lone_one_is_not():
     equal = [row("a", si=constant(0.50001)), row("b", si=constant(0.50002)), row("c", si=constant(0.4))]
-    table = ResultTable.of(Results(equal, resamples=99))
-    assert [table.cells[label, "si"].best for label in "abc"] == [True, True, False]
+    control = row("d", si=constant(0.5), is_control=True)
+    table = ResultTable.of(Results([*equal, control], resamples=99))
+    assert [table.cells[label, "si"].best for label in "abcd"] == [True, True, False, False]
     alone = ResultTable.of(Results([row("a", si=constant(0.5)), tiny()[0]], resamples=99))
     assert not any(cell.best for cell in alone.cells.values())
 
@@ -157,6 +158,13 @@ def test_metrics_have_the_papers_order_and_the_explainers_theirs():
     results = Results(rows, resamples=99)
     assert results.metrics == ("si", "sd", "cd", "cic")
     assert [one.label for one in results.rows] == ["b", "a"]
+
+
+def test_metrics_beyond_the_papers_follow_and_are_spelt_out():
+    rows = [row(label, pointing_game=[0, 1, 1], cic=[0.5, 1, 0]) for label in "ab"]
+    means = grids(rows)[0]
+    assert "| Explainer | CIC ↑ | Pointing game ↑ |" in means.markdown()
+    assert "(BCa bootstrap; Wilson's for CIC and Pointing game)" in means.caption
 
 
 def test_cells_that_make_no_sense_have_a_footnote_each_reason_once():

@@ -2,6 +2,7 @@
 
 import json
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 from omegaconf import OmegaConf
@@ -18,6 +19,7 @@ PAPER = (
     *("input_x_gradient", "input_x_gradient_g", "smoothgrad", "smoothgrad_g"),
     *("averaged_transforms", "averaged_transforms_g", "averaged_transforms_n", "averaged_transforms_gn"),
 )
+LABELS = ("gradcam", "random", "matched_random", "inverted", "partner_swapped", "lafam")
 
 
 @pytest.fixture
@@ -94,6 +96,85 @@ def run(tmp_path_factory):
     return config, root / "out"
 
 
+@pytest.fixture(scope="module")
+def tables(run):
+    _, out = run
+    (folder,) = (out / "sets").iterdir()
+    return folder / "tables"
+
+
+def test_a_set_has_tables_of_the_members_that_have_maps(tables):
+    names = {path.name for path in tables.iterdir()}
+    assert names == {"results.md", "results.tex", "results.csv", "results.parquet"}  # one explainer: no comparisons
+    lines = pq.read_table(tables / "results.parquet").to_pylist()
+    assert tuple(dict.fromkeys(line["row"] for line in lines)) == LABELS
+    assert {line["row"] for line in lines if not line["control"]} == {"gradcam"}
+    controlled = {line["row"]: line["controls"] for line in lines}
+    assert controlled == {
+        **dict.fromkeys(("gradcam", "random", "lafam")),
+        **dict.fromkeys(("matched_random", "inverted", "partner_swapped"), "gradcam"),
+    }
+    assert {line["family"] for line in lines if line["controls"]} == {"cam"}
+
+
+def test_tables_say_what_the_records_say(run, tables):
+    _, out = run
+    folders = cells(out)
+    for line in pq.read_table(tables / "results.parquet").to_pylist():
+        values = {
+            name: [record[line["metric"]] for record in rows(folders[name])] for name in folders if name in LABELS
+        }
+        assert line["mean"] == pytest.approx(sum(values[line["row"]]) / 2)
+        spent = rows(folders[line["row"]], "timings")
+        assert line["forwards"] == sum(timing["forwards"] for timing in spent) / 2
+        gain = sum(own - other for own, other in zip(values["gradcam"], values["matched_random"], strict=True)) / 2
+        if line["row"] == "gradcam":
+            assert line["gain"] == pytest.approx(gain if line["higher_is_better"] else -gain)
+            assert line["gain_over"] == "matched_random"
+
+
+def test_intervals_of_a_cell_are_those_of_the_table(run, tables):
+    _, out = run
+    summary = json.loads((cells(out)["gradcam"] / "metrics.json").read_text())["metrics"]
+    for line in pq.read_table(tables / "results.parquet").to_pylist():
+        if line["row"] == "gradcam":
+            facts = summary[line["metric"]]
+            assert (facts["mean"], facts["low"], facts["high"]) == (line["mean"], line["low"], line["high"])
+    assert set(summary["score"]) == {"mean", "std", "pairs", "low", "high"}
+
+
+def test_tables_are_made_again_from_records_alone_byte_for_byte(run, tables):
+    config, _ = run
+    before = {path.name: path.read_bytes() for path in tables.iterdir()}
+    for path in tables.iterdir():
+        path.unlink()
+    assert explain(config) == 0
+    assert {path.name: path.read_bytes() for path in tables.iterdir()} == before
+
+
+def test_two_explainers_are_compared_even_where_no_picture_is_drawn(photos, tmp_path, capsys):
+    config = composed(
+        f"data.root={photos}", f"paths.output_root={tmp_path}", "explainers=[gradcam,lafam,interaction_cam]"
+    )
+    assert explain(config) == 0
+    (folder,) = (tmp_path / "sets").iterdir()
+    assert not list(folder.glob("*.png"))
+    names = {path.name for path in (folder / "tables").iterdir()}
+    assert {"comparisons.csv", "comparisons.parquet", "rank_agreement.md", "rank_agreement.csv"} <= names
+    lines = pq.read_table(folder / "tables" / "comparisons.parquet").to_pylist()
+    assert {(line["first"], line["second"]) for line in lines} == {("gradcam", "interaction_cam")}
+    assert str(folder / "tables") in capsys.readouterr().out
+
+
+def test_one_explainer_has_no_tables_of_a_set(photos, tmp_path):
+    config = composed(f"data.root={photos}", f"paths.output_root={tmp_path}", "explainers=[gradcam]", "data.limit=1")
+    assert explain(config) == 0
+    assert not (tmp_path / "sets").exists()
+    (folder,) = cells(tmp_path).values()
+    facts = json.loads((folder / "metrics.json").read_text())["metrics"]["si"]
+    assert (facts["pairs"], facts["low"], facts["high"]) == (1, None, None)
+
+
 def test_each_member_has_a_cell_of_its_own(run):
     _, out = run
     assert set(cells(out)) == {
@@ -104,7 +185,7 @@ def test_each_member_has_a_cell_of_its_own(run):
 def test_one_picture_per_pair_shows_all_that_have_maps(run):
     _, out = run
     (folder,) = (out / "sets").iterdir()
-    pictures = sorted(folder.iterdir())
+    pictures = sorted(folder.glob("*.png"))
     assert [path.name for path in pictures] == ["00000-0.png", "00001-1.png"]
     with Image.open(pictures[0]) as image:
         assert image.width > 1000

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from twinsight.errors import UserError
-from twinsight.metrics import METRICS
+from twinsight.metrics import ALL_METRICS
 from twinsight.report import statistics
 from twinsight.report.resampling import Array
 from twinsight.report.statistics import LEVEL, RESAMPLES, SEED, Agreement, Comparison, Interval, Kind
@@ -142,7 +142,7 @@ class Results:
     def metrics(self) -> tuple[str, ...]:
         """Metrics that some row has, in the order of the paper's tables."""
         return tuple(
-            name for name in METRICS if any(np.isfinite(self.values(row.label, name)).any() for row in self.rows)
+            name for name in ALL_METRICS if any(np.isfinite(self.values(row.label, name)).any() for row in self.rows)
         )
 
     def values(self, label: str, column: str) -> Array:
@@ -194,7 +194,7 @@ class Results:
     def agreement(self) -> list[Agreement]:
         """Whether metrics rank the explainers, controls left out, alike."""
         means = {metric: [self.interval(row.label, metric).mean for row in self.explainers] for metric in self.metrics}
-        better = {metric: bool(METRICS[metric].higher_is_better) for metric in self.metrics}
+        better = {metric: bool(ALL_METRICS[metric].higher_is_better) for metric in self.metrics}
         return statistics.rank_agreement(means, better)
 
     def facts(self, row: Row) -> Facts:
@@ -225,7 +225,7 @@ class Results:
         for row in self.rows:
             for seed, run in enumerate(row.runs):
                 for record in run.records:
-                    for column in METRICS.keys() & record.keys():
+                    for column in ALL_METRICS.keys() & record.keys():
                         if record[column] is not None and math.isfinite(record[column]):
                             array = found[row.label].setdefault(column, self._nothing.copy())
                             array[self._places[_key(record)], seed] = record[column]
@@ -254,7 +254,7 @@ class Results:
             control = self.matched_control(row)
             for metric in self.metrics if control else ():
                 assert control is not None
-                sign = 1 if METRICS[metric].higher_is_better else -1
+                sign = 1 if ALL_METRICS[metric].higher_is_better else -1
                 column = sign * statistics.difference(
                     self.values(row.label, metric), self.values(control.label, metric)
                 )

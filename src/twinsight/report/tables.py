@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from twinsight.metrics import METRICS
+from twinsight.metrics import ALL_METRICS, METRICS
 from twinsight.report.grids import DASH, Entry, Grid, number
 from twinsight.report.results import SHARES, Facts, Results, Row
 from twinsight.report.statistics import Agreement, Interval
@@ -147,7 +147,7 @@ class ResultTable:
                         "control": row.is_control,
                         "controls": row.controls,
                         "metric": metric,
-                        "higher_is_better": bool(METRICS[metric].higher_is_better),
+                        "higher_is_better": bool(ALL_METRICS[metric].higher_is_better),
                         **_interval_columns(cell.value, ("mean", "low", "high", "n", "method")),
                         "missing": cell.value.missing,
                         "best": cell.best,
@@ -164,7 +164,7 @@ class ResultTable:
         return found
 
     def _grid(self, title: str, more: list[str]) -> Grid:
-        heads = [(metric.upper(), bool(METRICS[metric].higher_is_better)) for metric in self.metrics]
+        heads = [(_head(metric), bool(ALL_METRICS[metric].higher_is_better)) for metric in self.metrics]
         explainers = sum(not row.is_control for row in self.rows)
         return Grid(title, [("Explainer", None), *heads, *((head, None) for head in more)], explainers)
 
@@ -186,7 +186,7 @@ class ResultTable:
         return [f"{_pairs(count)} {what}" for count, what in said if count] + fewer
 
     def _caption(self, costs: list[str]) -> str:
-        shares = [metric.upper() for metric in self.metrics if metric in SHARES]
+        shares = [_head(metric) for metric in self.metrics if metric in SHARES]
         wilson = f"; Wilson's for {' and '.join(shares)}" if shares else ""
         text = (
             f"{_pairs(self.pairs)}. Mean and {self.level:.0%} interval over pairs (BCa bootstrap{wilson}). "
@@ -204,7 +204,7 @@ def comparison_rows(results: Results) -> list[dict[str, Any]]:
     """One dictionary per metric and two explainers: mean of first minus second, interval, p-values, who is better."""
     found = []
     for metric, first, second, compared, corrected in results.comparisons:
-        towards = compared.difference.mean * (1 if METRICS[metric].higher_is_better else -1)
+        towards = compared.difference.mean * (1 if ALL_METRICS[metric].higher_is_better else -1)
         better = first if towards > 0 else second if towards < 0 else None
         found.append(
             {
@@ -231,11 +231,11 @@ def agreement_rows(agreement: list[Agreement]) -> list[dict[str, Any]]:
 def agreement_grid(results: Results) -> Grid:
     """Kendall's tau of every two metrics, as a square."""
     tau = {frozenset((one.first, one.second)): one.tau for one in results.agreement}
-    heads: list[tuple[str, bool | None]] = [(metric.upper(), None) for metric in results.metrics]
+    heads: list[tuple[str, bool | None]] = [(_head(metric), None) for metric in results.metrics]
     grid = Grid("Rank agreement of metrics", [("Metric", None), *heads], explainers=len(results.metrics))
     for one in results.metrics:
         shown = ["1" if one == other else _tau(tau[frozenset((one, other))]) for other in results.metrics]
-        grid.lines.append([Entry(one.upper()), *map(Entry, shown)])
+        grid.lines.append([Entry(_head(one)), *map(Entry, shown)])
     grid.caption = (
         f"Kendall's tau between the rankings of {len(results.explainers)} explainers, controls left out, from best to "
         "worst: 1 where two metrics rank alike, -1 where what one calls good the other calls bad."
@@ -243,11 +243,15 @@ def agreement_grid(results: Results) -> Grid:
     return grid
 
 
+def _head(metric: str) -> str:
+    return metric.upper() if metric in METRICS else metric.replace("_", " ").capitalize()
+
+
 def _best(results: Results, metric: str) -> str | None:
     """The best mean of the explainers as it is shown; None where fewer than two have one."""
     means = [results.interval(row.label, metric).mean for row in results.explainers]
     present = [mean for mean in means if not math.isnan(mean)]
-    pick: Callable[[list[float]], float] = max if METRICS[metric].higher_is_better else min
+    pick: Callable[[list[float]], float] = max if ALL_METRICS[metric].higher_is_better else min
     return number(pick(present)) if len(present) > 1 else None
 
 

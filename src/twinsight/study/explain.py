@@ -18,6 +18,7 @@ from twinsight.study.evaluation import Evaluation
 from twinsight.study.pictures import draw_set
 from twinsight.study.publish import log, present, publish
 from twinsight.study.records import compact, done_indices, read
+from twinsight.study.sets import tabulate
 
 
 def explain(config: DictConfig) -> int:
@@ -53,7 +54,8 @@ def explain(config: DictConfig) -> int:
     if trainer.is_global_zero:
         for cell in planned.cells:
             publish(cell, planned, config)
-        present(planned.cells, computed=unfinished, together=draw_set(planned.cells, planned, config))
+        pictures, tables = draw_set(planned.cells, planned, config), tabulate(planned.cells)
+        present(planned.cells, computed=unfinished, together=pictures, tables=tables)
         for cell in planned.cells:
             log(cell, config)  # last, since a logger may be far away and slow
     readable = all(any(row["skipped"] is None for row in read(cell.folder)) for cell in planned.cells)

@@ -1,11 +1,9 @@
 """Pictures of finished cells, made from records and the photos: one per pair, and one per pair for a whole set."""
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from omegaconf import DictConfig
@@ -17,6 +15,7 @@ from twinsight.metrics import METRICS
 from twinsight.plotting import draw_grid, draw_images, draw_pair, write_gif
 from twinsight.study.cell import Cell, Plan
 from twinsight.study.records import read, unpacked_array
+from twinsight.study.sets import set_folder, with_maps
 
 Row = dict[str, Any]
 
@@ -42,12 +41,9 @@ def draw_set(cells: Sequence[Cell], planned: Plan, config: DictConfig) -> Path |
 
     None where fewer than two cells have maps.
     """
-    cells = [cell for cell in cells if cell.explainer.maps]
-    if len(cells) < 2:
+    folder, cells = set_folder(cells), with_maps(cells)
+    if folder is None:
         return None
-    digest = hashlib.sha256("".join(cell.digest for cell in cells).encode()).hexdigest()[:10]
-    names = (cells[0].identity[part]["name"] for part in ("data", "model"))
-    folder = cells[0].root / "sets" / "-".join((*names, f"{len(cells)}-explainers", digest))
     explained = [row for row in read(cells[0].folder) if row["skipped"] is None][: config.pictures.limit]
     missing = [row for row in explained if not (folder / _file_name(row, ".png")).exists()]
     if not missing:
@@ -112,9 +108,11 @@ def _maps(cell: Cell, arrays: Row, side: int) -> tuple[NDArray, NDArray | None]:
 
 def _draw_maps(cell: Cell, row: Row, arrays: Row, views: list[NDArray], side: int) -> None:
     map1, map2 = _maps(cell, arrays, side)
+    view1, view2 = views
     draw_pair(
-        *views,
-        np.asarray(map1),
+        view1,
+        view2,
+        map1,
         map2,
         similarity=row["score"],
         title=cell.explainer.label,

@@ -11,8 +11,9 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from twinsight import report
 from twinsight.files import write_json
-from twinsight.metrics import METRICS
+from twinsight.metrics import ALL_METRICS
 from twinsight.study.cell import Cell, Plan
 from twinsight.study.loggers import log_cell
 from twinsight.study.pictures import animations, arrays_of, draw_cell, picture
@@ -24,7 +25,8 @@ Row = dict[str, Any]
 def publish(cell: Cell, planned: Plan, config: DictConfig) -> None:
     """Write ``metrics.json`` and the pictures of a finished cell."""
     rows = read(cell.folder)
-    write_json(cell.folder / "metrics.json", {**summarize(rows), "not_applicable": cell.not_applicable})
+    summary = {**summarize(rows, intervals=True), "not_applicable": cell.not_applicable}
+    write_json(cell.folder / "metrics.json", summary)
     explained = [row for row in rows if row["skipped"] is None]
     draw_cell(cell, planned, explained[: config.pictures.limit], config)
 
@@ -45,8 +47,13 @@ def log(cell: Cell, config: DictConfig) -> None:
     write_json(marker, [*logged, config.logger._target_])
 
 
-def summarize(rows: list[Row]) -> dict[str, Any]:
+def summarize(rows: list[Row], intervals: bool = False) -> dict[str, Any]:
     """Means over the pairs of a cell, with what must be known beside them.
+
+    Args:
+        rows: records of the cell.
+        intervals: whether each metric also gets ``low`` and ``high``, the ends of its 95 % confidence interval as in
+            the tables of sets (null for fewer than two pairs); takes a second for thousands of pairs.
 
     Returns:
         ``pairs`` and ``skipped`` (id: reason); ``metrics``: for each numeric column its mean, its standard deviation
@@ -59,7 +66,8 @@ def summarize(rows: list[Row]) -> dict[str, Any]:
     ({'mean': 0.5, 'std': None, 'pairs': 1}, {'b': 'broken'})
     """
     explained = [row for row in rows if row["skipped"] is None]
-    metrics, flags = {}, {}
+    metrics: dict[str, dict[str, Any]] = {}
+    flags = {}
     for name in _score_columns(explained):
         present = [row[name] for row in explained if row[name] is not None and math.isfinite(row[name])]
         metrics[name] = {
@@ -67,6 +75,8 @@ def summarize(rows: list[Row]) -> dict[str, Any]:
             "std": statistics.stdev(present) if len(present) > 1 else None,
             "pairs": len(present),
         }
+    if intervals:
+        _add_intervals(metrics, explained)
     for name in ("degenerate1", "degenerate2", "nonpositive"):
         if explained and name in explained[0]:
             flags[name] = sum(bool(row[name]) for row in explained)
@@ -78,16 +88,16 @@ def summarize(rows: list[Row]) -> dict[str, Any]:
     }
 
 
-def present(cells: list[Cell], computed: list[Cell], together: Path | None = None) -> None:
+def present(cells: list[Cell], computed: list[Cell], together: Path | None = None, tables: Path | None = None) -> None:
     """Print one table over the cells, and where everything is; those not ``computed`` just now say so.
 
-    ``together`` is the folder of pictures that show all cells side by side.
+    ``together`` is the folder of pictures that show all cells side by side, ``tables`` that of their tables.
     """
     console = Console()
     if not console.is_terminal:
         console = Console(width=120)  # a pipe has no width: logs should not be folded
     summaries = [summarize(read(cell.folder)) for cell in cells]
-    columns = [name for name in METRICS if any(name in summary["metrics"] for summary in summaries)]
+    columns = [name for name in ALL_METRICS if any(name in summary["metrics"] for summary in summaries)]
     head = ["explainer", "pairs", "s", *(f"{name.upper()}{_arrow(name)}" for name in columns)]
     lines = [head]
     for cell, summary in zip(cells, summaries, strict=True):
@@ -107,14 +117,15 @@ def present(cells: list[Cell], computed: list[Cell], together: Path | None = Non
             if count:
                 console.print(f"[yellow]{_FLAGS[name].format(count=count)}[/]", highlight=False)
         for reason in dict.fromkeys(cell.not_applicable.values()):
-            columns = ", ".join(name.upper() for name, why in cell.not_applicable.items() if why == reason)
-            console.print(f"{cell.label}: {columns} left out: {reason}", highlight=False, soft_wrap=True)
+            left_out = ", ".join(name.upper() for name, why in cell.not_applicable.items() if why == reason)
+            console.print(f"{cell.label}: {left_out} left out: {reason}", highlight=False, soft_wrap=True)
         if len(cells) == 1:
             _print_places(console, cell.folder)
         else:
             console.print(f"  {cell.label:<{width}} {cell.folder}", highlight=False, soft_wrap=True, markup=False)
-    if together is not None:
-        console.print(f"  {'side by side':<{width}} {together}", highlight=False, soft_wrap=True, markup=False)
+    for what, place in (("side by side", together), ("tables", tables)):
+        if place is not None:
+            console.print(f"  {what:<{width}} {place}", highlight=False, soft_wrap=True, markup=False)
 
 
 def _table(lines: list[list[str]]) -> Table:
@@ -127,7 +138,7 @@ def _table(lines: list[list[str]]) -> Table:
 
 
 def _arrow(name: str) -> str:
-    return "↑" if METRICS[name].higher_is_better else "↓"
+    return "↑" if ALL_METRICS[name].higher_is_better else "↓"
 
 
 def _print_places(console: Console, folder: Path) -> None:
@@ -149,6 +160,13 @@ _FLAGS = {
     "nonpositive": "{count} pairs have a similarity of zero or less: their relative drops mean little",
 }
 _NO_SCORES = {"index", "seed", "chunk_size", *_FLAGS}
+
+
+def _add_intervals(metrics: dict[str, dict[str, Any]], rows: list[Row]) -> None:
+    columns = [[math.nan if row.get(name) is None else row[name] for row in rows] for name in metrics]
+    found = report.intervals(columns, [report.kind_of(name) for name in metrics])
+    for facts, one in zip(metrics.values(), found, strict=True):
+        facts["low"], facts["high"] = (None if math.isnan(end) else end for end in (one.low, one.high))
 
 
 def _score_columns(rows: list[Row]) -> list[str]:
