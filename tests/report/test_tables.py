@@ -233,6 +233,10 @@ def test_a_gain_is_over_the_own_control_else_over_the_familys_else_there_is_none
     alone = Results([rows[0], rows[3]], resamples=99)
     assert alone.gain("a", "ci").mean == pytest.approx(0.3)
     assert ResultTable.of(alone).gains().notes == ["Against of_b, of the same family."]
+    lines = ResultTable.of(results).gains().markdown().splitlines()
+    assert "| c | -<sup>1</sup> |" in lines
+    assert "| *random* | - |" in lines
+    assert lines[-1] == "1. No matched random control of this explainer or its family."
 
 
 def test_a_gain_is_a_mean_over_the_pairs_that_both_have():
@@ -383,6 +387,7 @@ def test_several_seeds_of_a_pair_are_one_pair():
     found = results.interval("a", "si")
     assert (found.n, found.method) == (6, "two-level")
     assert results.facts(results.rows[0]).pairs == 6
+    assert "over pairs (bootstrap of 3 seeds and of pairs)" in ResultTable.of(results).means().caption
 
 
 def test_costs_are_means_over_the_pairs_that_have_them():

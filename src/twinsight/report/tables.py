@@ -119,7 +119,9 @@ class ResultTable:
             for metric in self.metrics:
                 cell = self.cells[row.label, metric]
                 if cell.gain is None:
-                    line.append(Entry(DASH))
+                    # That a control has none goes without saying.
+                    why = cell.why_not or "no matched random control of this explainer or its family"
+                    line.append(Entry(DASH, notes=[] if row.is_control else [grid.note(_sentence(why))]))
                     continue
                 control = next(other for other in self.rows if other.label == cell.against)
                 own = control.controls == (row.controls if row.is_control else row.label)
@@ -128,7 +130,7 @@ class ResultTable:
             grid.lines.append(line)
         grid.caption = (
             "Mean over pairs of how much better an explanation does than noise that is as smooth as its maps: positive "
-            f"is better whatever the metric. {self.level:.0%} BCa intervals."
+            f"is better whatever the metric. {self.level:.0%} intervals."
         )
         return grid
 
@@ -188,8 +190,10 @@ class ResultTable:
     def _caption(self, costs: list[str]) -> str:
         shares = [_head(metric) for metric in self.metrics if metric in SHARES]
         wilson = f"; Wilson's for {' and '.join(shares)}" if shares else ""
+        seeds = len(self.rows[0].runs)
+        bootstrap = "BCa bootstrap" if seeds == 1 else f"bootstrap of {seeds} seeds and of pairs"
         text = (
-            f"{_pairs(self.pairs)}. Mean and {self.level:.0%} interval over pairs (BCa bootstrap{wilson}). "
+            f"{_pairs(self.pairs)}. Mean and {self.level:.0%} interval over pairs ({bootstrap}{wilson}). "
             "The best explanation of a column is bold; controls, in italics, do not compete."
         )
         said = {
