@@ -519,7 +519,7 @@ def test_what_a_pair_cost_is_kept_apart_from_its_records(reference):
             assert row["metrics_seconds"] > 0
             assert row["device"] == "cpu"
             assert row["host"]
-        assert not {"host", "rank", "device", "forwards"} & set(rows(folder)[0])
+        assert not {"host", "rank", "device", "forwards", "backwards"} & set(rows(folder)[0])
         assert not any("seconds" in name for table in ("records", "arrays") for name in rows(folder, table)[0])
 
 
@@ -546,6 +546,7 @@ def test_the_forwards_of_an_occlusion_are_its_windows(tiny):
     config = tiny(*OCCLUSION, "data.limit=2", metrics={})
     assert explain(config) == 0
     assert [row["forwards"] for row in rows(only_cell(config), "timings")] == [2 * 36 + 2] * 2
+    assert [row["backwards"] for row in rows(only_cell(config), "timings")] == [0] * 2
 
 
 def test_a_cell_without_metrics_has_scores_and_maps(explained):

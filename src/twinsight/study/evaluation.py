@@ -58,7 +58,8 @@ class Evaluation(pl.LightningModule):
             writer.flush()
 
     def _run(self, cell: Cell, writer: RecordWriter, batch: PairBatch) -> None:
-        started, forwards = time.perf_counter(), self.bank.forwards
+        started = time.perf_counter()
+        forwards, backwards = self.bank.forwards, self.bank.backwards
         self._encode_views(batch)
         explanation = cell.explainer(
             batch.view1, batch.view2, seeds=batch.seeds, bank=self.bank, partner_view2=batch.partner_view2
@@ -72,6 +73,7 @@ class Evaluation(pl.LightningModule):
             "explain_seconds": (explained - started) / len(batch),
             "metrics_seconds": (scored - explained) / len(batch),
             "forwards": (self.bank.forwards - forwards) / len(batch),
+            "backwards": (self.bank.backwards - backwards) / len(batch),
             "rank": self.global_rank,
             "host": socket.gethostname(),
             "device": str(self.device),
