@@ -4,7 +4,7 @@ from twinsight.metrics.base import PairMetric
 
 
 class PointingGame(PairMetric):
-    """Share of maps whose largest value lies in the region that both views show. Higher is better.
+    """Pointing game: share of maps whose largest value lies in the region that both views show. Higher is better.
 
     >>> from types import SimpleNamespace
     >>> import torch
@@ -19,7 +19,7 @@ class PointingGame(PairMetric):
 
 
 class RelevanceMass(PairMetric):
-    """Mean share of the positive relevance in the region that both views show. Higher is better.
+    """Relevance mass: mean share of the positive relevance in the region that both views show. Higher is better.
 
     >>> from types import SimpleNamespace
     >>> import torch
@@ -34,7 +34,9 @@ class RelevanceMass(PairMetric):
 
 
 class RankAccuracy(PairMetric):
-    """Mean share of the k highest pixels in the region of k pixels that both views show. Higher is better.
+    """Rank accuracy: mean share of the k highest pixels in the region, of k pixels, that both views show.
+
+    Higher is better.
 
     >>> from types import SimpleNamespace
     >>> import torch
@@ -49,7 +51,7 @@ class RankAccuracy(PairMetric):
 
 
 class OverlapAgreement(PairMetric):
-    """Mean rank correlation of the two maps where both views show the same. Higher is better.
+    """Overlap agreement: mean rank correlation of the two maps where both views show the same. Higher is better.
 
     >>> from types import SimpleNamespace
     >>> import torch

@@ -4,7 +4,7 @@ from twinsight.metrics.base import PairMetric
 
 
 class CascadingRandomization(PairMetric):
-    """Mean rank correlation with the maps of networks randomised from the head down. Lower is better.
+    """Randomisation: mean rank correlation with the maps of networks randomised from the head down. Lower is better.
 
     >>> from types import SimpleNamespace
     >>> import torch
@@ -19,7 +19,7 @@ class CascadingRandomization(PairMetric):
 
 
 class FullRandomization(PairMetric):
-    """Mean rank correlation with the maps of a network of random weights. Lower is better.
+    """Full randomisation: mean rank correlation with the maps of a network of random weights. Lower is better.
 
     >>> from types import SimpleNamespace
     >>> import torch
@@ -34,7 +34,7 @@ class FullRandomization(PairMetric):
 
 
 class PartnerSensitivity(PairMetric):
-    """Mean of how much the maps change when a view meets a view of another photo. Higher is better.
+    """Partner sensitivity: mean of how much the maps change when a view meets one of another photo. Higher is better.
 
     >>> from types import SimpleNamespace
     >>> import torch
