@@ -1,15 +1,17 @@
 """What `python run.py` shows, on the bundled photos with the bundled weights."""
 
+from importlib.resources import files
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
-from scipy.ndimage import gaussian_filter
 
 from twinsight.data import DemoPhotos, PairDataModule, SimCLRViews
 from twinsight.engine import PairBank
-from twinsight.explainers import ConditionalOcclusion, GradCAM, InteractionCAM
+from twinsight.explainers import ConditionalOcclusion, GradCAM, InteractionCAM, MatchedRandom
 from twinsight.metrics.functional import insertion_deletion
-from twinsight.models import load_model
+from twinsight.models import available_models, load_model
 
 
 @pytest.fixture(scope="module")
@@ -23,42 +25,19 @@ def batch(model):
     return next(iter(pairs.predict_dataloader()))
 
 
-def correlation_radius(heatmap: np.ndarray) -> float:
-    """Distance in pixels at which the autocorrelation of a map falls to 1/e."""
-    centred, side = heatmap - heatmap.mean(), len(heatmap)
-    spectrum = np.abs(np.fft.rfft2(centred, s=(2 * side, 2 * side))) ** 2
-    overlap = np.abs(np.fft.rfft2(np.ones_like(heatmap), s=(2 * side, 2 * side))) ** 2
-    correlation = np.fft.irfft2(spectrum) / np.maximum(np.fft.irfft2(overlap), 1)
-    rows, columns = np.mgrid[:side, :side]
-    radius = np.hypot(rows, columns).round().astype(int)
-    profile = np.array([correlation[:side, :side][radius == r].mean() for r in range(side)]) / correlation[0, 0]
-    beyond = int(np.argmax(profile < 1 / np.e))
-    before, after = profile[beyond - 1], profile[beyond]
-    return beyond - 1 + (before - 1 / np.e) / (before - after)
-
-
-def random_map_as_smooth_as(heatmap: torch.Tensor, random: np.random.Generator) -> torch.Tensor:
-    """Gaussian noise whose autocorrelation falls to 1/e where the map's does: exp(-r^2 / 4 sigma^2) at r = 2 sigma."""
-    sigma = correlation_radius(heatmap.double().numpy()) / 2
-    return torch.from_numpy(gaussian_filter(random.standard_normal(heatmap.shape), sigma)).float()
-
-
 @pytest.mark.parametrize("explainer", [InteractionCAM, GradCAM, ConditionalOcclusion])
 def test_explanations_beat_random_maps_of_equal_smoothness_on_conditional_insertion(model, batch, explainer):
     options = {"stride": 4} if explainer is ConditionalOcclusion else {}
-    random, bank = np.random.default_rng(0), PairBank(model)
-    explanation = explainer(model, **options)(batch.view1, batch.view2, seeds=batch.seeds, bank=bank)
-    map1, map2 = explanation.resized((64, 64))
+    bank, genuine = PairBank(model), explainer(model, **options)
 
-    def conditional_insertion(first, second):
-        result = insertion_deletion(model, batch.view1, batch.view2, first, second, points=32, bank=bank)
+    def conditional_insertion(method, seeds):
+        maps = method(batch.view1, batch.view2, seeds=seeds, bank=bank).resized((64, 64))
+        result = insertion_deletion(model, batch.view1, batch.view2, *maps, points=16, bank=bank)
         return result.ci.mean().item()
 
-    draws = []
-    for _ in range(4):
-        controls = [torch.stack([random_map_as_smooth_as(one, random) for one in maps]) for maps in (map1, map2)]
-        draws.append(conditional_insertion(*controls))
-    assert conditional_insertion(map1, map2) > np.mean(draws)
+    control = MatchedRandom(model, of=genuine)
+    draws = [conditional_insertion(control, batch.seeds + draw) for draw in range(4)]
+    assert conditional_insertion(genuine, batch.seeds) > np.mean(draws)
 
 
 def test_heatmaps_differ_between_photos(model, batch):
@@ -79,7 +58,24 @@ def test_heatmaps_follow_the_content_when_the_photo_is_mirrored(model, batch):
     assert np.median(agreement) > 0.7
 
 
-def test_the_bundled_weights_are_small_and_say_how_good_they_are(model):
-    assert model.figures["knn_accuracy"] >= 0.55
-    assert model.figures["method"] == "SimCLR"
-    assert sum(parameter.numel() for parameter in model.parameters()) < 1_000_000
+@pytest.mark.parametrize(
+    ("name", "method"),
+    [("demo_simclr", "SimCLR"), ("demo_barlow_twins", "BarlowTwins"), ("demo_supervised", "Supervised")],
+)
+def test_the_bundled_weights_say_how_good_they_are(name, method):
+    bundled = load_model(name)
+    assert bundled.figures["method"] == method
+    assert bundled.figures["knn_accuracy"] >= 0.55
+    card = (Path(__file__).parents[1] / "docs" / "models" / f"{name}.md").read_text()
+    assert f"**{100 * bundled.figures['knn_accuracy']:.1f} %**" in card
+
+
+def test_the_bundled_networks_share_a_trunk_and_are_small_together():
+    shapes = [
+        {key: tuple(value.shape) for key, value in load_model(name).trunk.state_dict().items()}
+        for name in available_models()
+    ]
+    assert len(shapes) == 3
+    assert shapes[0] == shapes[1] == shapes[2]
+    folder = files("twinsight") / "weights"
+    assert sum(Path(str(path)).stat().st_size for path in folder.iterdir()) < 8e6

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from twinsight.models import available_models
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -23,7 +25,7 @@ def test_the_wheel_carries_configuration_photos_and_weights(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
     configuration = {f"twinsight/conf/{path.relative_to(ROOT / 'conf')}" for path in (ROOT / "conf").rglob("*.yaml")}
     assert configuration <= names
-    assert "twinsight/weights/demo_simclr.safetensors" in names
+    assert {f"twinsight/weights/{name}.safetensors" for name in available_models()} <= names
     assert "twinsight/data/photos/ATTRIBUTION.md" in names
     assert "twinsight/py.typed" in names
 

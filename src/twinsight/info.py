@@ -122,7 +122,7 @@ def datasets(config: DictConfig) -> Table:
     for name in _files("data"):
         node = OmegaConf.load(conf_folder() / "data" / f"{name}.yaml")
         assert isinstance(node, DictConfig)
-        needs = ", ".join(f"data.{key}" for key in node if OmegaConf.is_missing(node, key)) or "nothing"
+        needs = ", ".join(f"data.{key!s}" for key in node if OmegaConf.is_missing(node, key)) or "nothing"
         rows.append((name, _summary(locate(f"data={name}", node._target_)).rstrip("."), needs))
     return Table("Data sets", ("data", "what it is", "needs"), tuple(rows))
 

@@ -290,7 +290,9 @@ def test_the_change_is_one_minus_scipys_correlation_with_the_partner_swapped_con
 
 def test_swapping_the_views_swaps_the_changes():
     model, (view1, view2), other = tiny_model(2), tiny_pair(2, 1), other_views(1)
-    forth, back = (partner_sensitivity(InteractionCAM(model), *views, other) for views in ((view1, view2), (view2, view1)))
+    forth, back = (
+        partner_sensitivity(InteractionCAM(model), *views, other) for views in ((view1, view2), (view2, view1))
+    )
     assert forth.partner_sensitivity1.item() == pytest.approx(back.partner_sensitivity2.item(), abs=1e-6)
 
 

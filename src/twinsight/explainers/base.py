@@ -351,4 +351,3 @@ class PairExplanation:
         map2 = None if maps[1] is None else maps[1][index].cpu().numpy()
         draw_explanation(axes[0], axes[1], image1, image2, maps[0][index].cpu().numpy(), map2)
         return axes
-

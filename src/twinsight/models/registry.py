@@ -57,7 +57,7 @@ ARCHITECTURES: dict[str, Callable[..., TwoViewModel]] = {
     "small_two_view": small_two_view,
     "torchvision_resnet": torchvision_resnet,
 }
-BUNDLED = {name: f"{name}.safetensors" for name in ("demo_simclr", "demo_barlow_twins")}
+BUNDLED = {name: f"{name}.safetensors" for name in ("demo_simclr", "demo_barlow_twins", "demo_supervised")}
 PRETRAINED = "pretrained"
 
 
@@ -138,7 +138,7 @@ def available_models() -> list[str]:
     """Names of models whose weights ship with the package: :func:`load_model` needs no checkpoint for them.
 
     >>> available_models()
-    ['demo_barlow_twins', 'demo_simclr']
+    ['demo_barlow_twins', 'demo_simclr', 'demo_supervised']
     """
     return sorted(BUNDLED)
 

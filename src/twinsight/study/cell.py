@@ -190,9 +190,7 @@ def _metric_identity(metric: Metric, side: int) -> dict[str, Any]:
     parameters = inspect.signature(metric.func).parameters
     given = asked_of_the_pair(metric)
     options = {
-        name: each.default
-        for name, each in parameters.items()
-        if each.default is not each.empty and name not in given
+        name: each.default for name, each in parameters.items() if each.default is not each.empty and name not in given
     }
     options |= metric.keywords
     if hasattr(metric.func, "check_options"):
