@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from toy_cells import composed
 from twinsight import info
 from twinsight.config import options
 from twinsight.explainers import EXPLAINERS
@@ -16,7 +15,7 @@ DOCS = Path(__file__).parents[1] / "docs"
 
 @pytest.fixture(scope="module")
 def config():
-    return composed("views.size=32", "data.root=.")
+    return info._composed(["model=small_two_view", "model.input_size=32", "views.size=32"])
 
 
 def test_every_explainer_file_is_a_row_with_a_cost(config):
@@ -32,7 +31,9 @@ def test_every_explainer_file_is_a_row_with_a_cost(config):
 
 
 def test_costs_are_those_of_the_paper_at_its_size():
-    table = info.explainers(composed("views.size=224", "model.input_size=224", "protocol=paper", "data.root=."))
+    table = info.explainers(
+        info._composed(["model=small_two_view", "model.input_size=224", "views.size=224", "protocol=paper"])
+    )
     costs = {row[0]: row[3] for row in table.rows}
     # SPEC section 6, the least an exact implementation needs, with the views' own two forwards.
     assert costs["conditional_occlusion"] == "884 F"
@@ -56,6 +57,11 @@ def test_metrics_models_and_data_sets_are_complete(config):
     for name, make in info.TABLES.items():
         for row in make(config).rows:
             assert all(row), (name, row)
+
+
+def test_options_of_the_chosen_explainer_count(capsys):
+    info.show(["explainers", "explainer=smoothgrad", "explainer.samples=10", "--markdown"])
+    assert "| smoothgrad | SmoothGrad | gradient | 22 F + 20 b |" in capsys.readouterr().out
 
 
 def test_costs_of_published_models_need_no_weights(capsys):

@@ -97,6 +97,13 @@ def blind_model(input_size: int = 32) -> TwoViewModel:
     return model
 
 
+def gelu_model(input_size: int = 32) -> TwoViewModel:
+    """A network whose activation is no ReLU."""
+    torch.manual_seed(0)
+    trunk = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, stride=4, padding=1), torch.nn.GELU())
+    return TwoViewModel(trunk, input_size=input_size)
+
+
 class Failing(Explainer):
     """Explains nothing."""
 

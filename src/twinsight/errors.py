@@ -12,6 +12,10 @@ class UserError(ValueError):
     """
 
 
+class NotApplicable(UserError):
+    """A method that makes no sense for this model: a set goes on without it and says why."""
+
+
 def unknown(kind: str, value: object, valid: Iterable[str]) -> UserError:
     """The error for a name that is not among ``valid``, with the nearest one and the whole list.
 

@@ -75,8 +75,11 @@ def explainers(config: DictConfig) -> Table:
     model = _model(config)
     size = (config.views.size, config.views.size)
     rows = []
+    chosen, given = config.hydra.runtime.choices.explainer, config.explainer
     for name in _files("explainer"):
-        config.explainer = OmegaConf.load(conf_folder() / "explainer" / f"{name}.yaml")
+        # With the options that were given, for the one that was chosen.
+        file = conf_folder() / "explainer" / f"{name}.yaml"
+        config.explainer = given if name == chosen else OmegaConf.load(file)
         kind = locate(f"explainer={name}", config.explainer._target_)
         assert isinstance(kind, type)
         assert issubclass(kind, Explainer)
@@ -112,7 +115,9 @@ def models(config: DictConfig) -> Table:
     for name in _files("model"):
         if name not in named:
             target = OmegaConf.load(conf_folder() / "model" / f"{name}.yaml")
-            rows.append((name, _weights(target), _summary(locate(f"model={name}", target._target_)).rstrip(".")))
+            built_here = not target._target_.endswith("load_model")
+            what = _summary(locate(f"model={name}", target._target_)).rstrip(".") if built_here else "what you trained"
+            rows.append((name, _weights(target), what))
     return Table("Models", ("model", "weights", "what it is"), tuple(rows))
 
 
@@ -150,7 +155,7 @@ def documented(text: str) -> str:
 def _composed(overrides: Sequence[str]) -> DictConfig:
     register_schema()
     with hydra.initialize_config_dir(str(conf_folder()), version_base="1.3", job_name="info"):
-        return hydra.compose("config", list(overrides))
+        return hydra.compose("config", list(overrides), return_hydra_config=True)
 
 
 def _model(config: DictConfig) -> TwoViewModel:
@@ -172,9 +177,9 @@ def _applicable(explainer: Explainer | type[Explainer]) -> str:
 
 def _weights(node: object) -> str:
     assert isinstance(node, DictConfig)
-    if "checkpoint" in node:
+    if node._target_.endswith("load_model"):
         return "your file: model.checkpoint=FILE"
-    return "yours, torchvision's or none: model.weights" if "weights" in node else "none: for training"
+    return "none, your file, or DEFAULT: model.checkpoint" if "checkpoint" in node else "none: for training"
 
 
 def _files(group: str) -> list[str]:

@@ -465,3 +465,16 @@ def test_two_equal_views_have_equal_maps(name, views):
     explainer = CLASSES[name](tiny_model(0, similarity="dot"), **OPTIONS.get(name, {}))
     found = explainer(views[0], views[0], seeds=torch.arange(BATCH))
     torch.testing.assert_close(found.map1, found.map2, rtol=1e-4, atol=1e-5 * found.map1.abs().max().item())
+
+
+def test_a_network_in_half_precision_has_scores_and_maps_in_full(build_map, views):
+    """Mixed precision is for the network: rounded similarities would tie, and pictures could not be drawn."""
+    explainer = build_map(tiny_model(0))
+    with torch.autocast("cpu", torch.bfloat16):
+        found = explainer(*views)
+        large = found.resized((32, 32))
+        found.plot()
+    for tensor in (found.score, found.map1, *(large[:1]), *found.details.values()):
+        assert tensor.dtype == torch.float32
+    assert not torch.equal(found.score, explainer(*views).score)  # the network did compute in half precision
+    torch.testing.assert_close(found.score, explainer(*views).score, rtol=0, atol=0.05)

@@ -262,7 +262,7 @@ def test_what_cannot_be_compared_is_refused():
 def test_a_reference_by_name_takes_the_size_of_the_model():
     explainer = ModelDifference(small_two_view(input_size=32), "demo_simclr")
     assert explainer.reference.input_size == 32
-    assert explainer.options["reference"] == load_model("demo_simclr").checkpoint_sha256
+    assert explainer.options["reference"]["weights"] == load_model("demo_simclr").checkpoint_sha256
 
 
 def test_a_reference_is_left_as_it_was(views):
@@ -376,3 +376,22 @@ def test_made_images_move_between_devices(make, views):
     for tensors in (moved.images, moved.traces, moved.frames, moved.details):
         assert all(tensor.device.type == "meta" for tensor in tensors.values())
     assert {tensor.device.type for tensor in (moved.score, *moved.views)} == {"meta"}
+
+
+def test_references_that_eat_other_pixels_are_told_apart():
+    weights = small_two_view(input_size=32).state_dict()
+    identities = []
+    for normalization in (None, ((0.5,) * 3, (0.25,) * 3)):
+        reference = small_two_view(input_size=32)
+        reference.load_state_dict(weights)
+        reference.normalization = normalization
+        model = small_two_view(input_size=32)
+        model.load_state_dict(weights)
+        identities.append(ModelDifference(model, reference).identity())
+    assert identities[0] != identities[1]
+
+
+@pytest.mark.parametrize("layers", ["trunk.5", [], ["trunk.5", "trunk.5"]])
+def test_layers_are_a_list_of_different_paths(layers):
+    with pytest.raises(UserError, match="must be a list of different module paths"):
+        ModelDifference(tiny_model(0), tiny_model(1), layers=layers)

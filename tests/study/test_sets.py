@@ -10,6 +10,7 @@ from PIL import Image
 
 from toy_cells import cells, composed, rows, write_photo
 from twinsight.config import validate
+from twinsight.errors import UserError
 from twinsight.study import explain
 from twinsight.study.cell import plan
 
@@ -237,3 +238,30 @@ def test_the_table_names_the_members_and_what_was_left_out(run, capsys):
     assert "feature_visualization: SI, SD, CI, CD, SAD, SIC, CAD, CIC left out: the method makes images" in shown
     (folder,) = (out / "sets").iterdir()
     assert str(folder) in shown
+
+
+def test_a_member_that_does_not_fit_the_model_is_left_out_and_the_others_run(tiny, capsys):
+    config = tiny(
+        "explainers=[gradcam,input_x_gradient,partner_swapped]",
+        "explainers.options.input_x_gradient.guided=all",
+        "data.limit=1",
+        model={"_target_": "toy_cells.gelu_model", "input_size": 32},
+    )
+    assert explain(config) == 0
+    shown = capsys.readouterr().out
+    assert set(cells(config.paths.output_root)) == {"gradcam"}
+    assert "left out input_x_gradient: `guided=all` needs ReLUs, and this network has others too (gelu)" in shown
+    assert "left out partner_swapped: partner_swapped explains against another photo" in shown
+
+
+def test_alone_or_all_together_what_does_not_fit_is_an_error(tiny):
+    for chosen in ("explainer=partner_swapped", "explainers=[partner_swapped]"):
+        with pytest.raises(UserError, match="needs two photos at least"):
+            explain(tiny(chosen, "data.limit=1"))
+
+
+def test_gradients_cost_in_a_run_what_they_cost_alone(tiny):
+    config = tiny("explainer=input_x_gradient", "data.limit=2", metrics={})
+    assert explain(config) == 0
+    timings = rows(cells(config.paths.output_root)["input_x_gradient"], "timings")
+    assert [(row["forwards"], row["backwards"]) for row in timings] == [(2, 2)] * 2

@@ -12,7 +12,7 @@ from torch import Tensor
 from twinsight.engine.perturbations import Perturbation
 from twinsight.engine.seeds import content_digest
 from twinsight.errors import UserError
-from twinsight.models import TwoViewModel
+from twinsight.models import TwoViewModel, full_precision
 
 log = logging.getLogger(__name__)
 
@@ -95,7 +95,7 @@ class PairBank:
         Nothing is kept and nothing split: for what needs gradients, inside :meth:`in_chunks` where there are many.
         """
         self.forwards += len(images)
-        return self.model(images, view)
+        return full_precision(self.model(images, view))
 
     def gradients(
         self, score: Tensor, images: Sequence[Tensor], count: int | None = None, keep_graph: bool = False
@@ -169,6 +169,7 @@ class PairBank:
         return 1 if self.model.symmetric else view
 
     def _keep(self, key: Hashable, value: Tensor) -> None:
+        value = full_precision(value)
         self._kept[key] = value
         self._bytes += value.nbytes
         # The newest always stays, however large: the caller is about to read it.

@@ -15,7 +15,7 @@ from torch import Tensor
 from twinsight.engine import PairBank, baseline_image, check_views, generator, seeds_from_pixels
 from twinsight.errors import UserError
 from twinsight.explainers.geometry import MapGeometry
-from twinsight.models import TwoViewModel, evaluating
+from twinsight.models import TwoViewModel, evaluating, full_precision
 from twinsight.naming import snake_case
 from twinsight.plotting import draw_explanation
 from twinsight.protocol import resolve
@@ -90,13 +90,16 @@ class Explainer(pl.LightningModule):
     not_for: Mapping[str, str] = MappingProxyType({})
     """Columns of metrics that make no sense for it though its maps would do, and why."""
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
+    needs_partner: ClassVar[bool] = False
+    """Whether it explains against a view of another photo, ``partner_view2``."""
+
+    def __init_subclass__(cls, abstract: bool = False, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if "name" not in cls.__dict__:
             cls.name = snake_case(cls.__name__)
         if "title" not in cls.__dict__:
             cls.title = snake_case(cls.__name__).replace("_", " ").capitalize()
-        if not cls.__name__.startswith("_"):
+        if not (abstract or cls.__name__.startswith("_")):
             EXPLAINERS[cls.name] = cls
 
     def __init__(self, model: TwoViewModel, protocol: str = "sound", **given: Any) -> None:
@@ -199,8 +202,8 @@ class Explainer(pl.LightningModule):
         map1, map2, details = zip(*(Maps(*one) for one in found), strict=True)
         view1, view2 = torch.stack([pair.view1 for pair in pairs]), torch.stack([pair.view2 for pair in pairs])
         return PairExplanation(
-            map1=torch.stack(map1),
-            map2=None if map2[0] is None else torch.stack(map2),
+            map1=full_precision(torch.stack(map1)),
+            map2=None if map2[0] is None else full_precision(torch.stack(map2)),
             score=torch.stack([pair.score for pair in pairs]),
             geometry=self.geometry((view1.shape[-2], view1.shape[-1])),
             views=(self.model.pixels(view1), self.model.pixels(view2)),

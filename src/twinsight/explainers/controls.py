@@ -143,6 +143,8 @@ class PartnerSwapped(_Of):
     torch.Size([1, 8, 8])
     """
 
+    needs_partner = True
+
     def explain(self, pair: Pair) -> Maps:
         if pair.partner_view2 is None:
             raise UserError("partner swapped needs `partner_view2`, (B, C, H, W) second views of other pairs")

@@ -105,10 +105,17 @@ class ModelDifference(ImageExplainer):
                 "load both with the same `input_size`"
             )
         self.reference = reference
-        self.options["reference"] = weights_digest(reference)  # decides the result, so it belongs to the identity
+        self.options["reference"] = {  # decides the result, so it belongs to the identity
+            "weights": weights_digest(reference),
+            "normalization": reference.normalization,
+            "architecture": reference.architecture,
+        }
         if reference_layers is None:
             reference_layers = _thirds(reference) if layers is None else layers
         layers = _thirds(model) if layers is None else layers
+        for name, paths in (("layers", layers), ("reference_layers", reference_layers)):
+            if isinstance(paths, str) or not len(paths) or len(set(paths)) < len(paths):
+                raise UserError(f"`{name}` must be a list of different module paths, got {paths!r}")
         if len(layers) != len(reference_layers):
             raise UserError(f"`layers` and `reference_layers` must be as many, got {layers} and {reference_layers}")
         for layer, counterpart in zip(layers, reference_layers, strict=True):
@@ -124,6 +131,7 @@ class ModelDifference(ImageExplainer):
     def explain(self, pair: Pair) -> Images:
         options = self.options
         _ = pair.score  # refuses views that are not finite before the long work
+        self.reference.to(pair.view1)  # whoever moved the model alone
         view = self.model.pixels(pair.view1.unsqueeze(0))
         start = (0.1 * torch.randn(view.shape, generator=pair.generator("model_difference"))).to(view)
         models = {

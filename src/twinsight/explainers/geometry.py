@@ -44,6 +44,7 @@ class MapGeometry:
     def resize(self, maps: Tensor, size: tuple[int, int]) -> Tensor:
         """Maps ``(B, h, w)`` at ``size`` (H, W): bilinear, align_corners=False, after the windows are spread."""
         if self.kind != "stretch":
+            maps = maps.float() if maps.dtype in (torch.float16, torch.bfloat16) else maps
             assert self.image_size is not None  # set together with the kind by the occlusions
             assert self.window is not None
             spread = _averages if self.kind == "window_average" else _interpolation
@@ -51,7 +52,8 @@ class MapGeometry:
             columns = spread(self.lefts, self.window[1], self.image_size[1]).to(maps)
             # Windows lie on a grid, so spreading them is separable: a matrix from each side.
             # One by one: a product over the batch may round by the size of the batch.
-            maps = torch.stack([rows @ heatmap @ columns.T for heatmap in maps])
+            with torch.autocast(maps.device.type, enabled=False):
+                maps = torch.stack([rows @ heatmap @ columns.T for heatmap in maps])
         if tuple(maps.shape[-2:]) == tuple(size):
             return maps
         return F.interpolate(maps.unsqueeze(1), size=tuple(size), mode="bilinear", align_corners=False).squeeze(1)

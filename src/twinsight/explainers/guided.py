@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from twinsight.errors import UserError, unknown
+from twinsight.errors import NotApplicable, unknown
 from twinsight.models import TwoViewModel, evaluating
 
 Guided = Literal["none", "modules", "all"]
@@ -17,7 +17,8 @@ _RELUS = frozenset(["relu", "relu6"])
 _OTHERS = frozenset(
     [
         *("celu", "elu", "gelu", "glu", "hardswish", "hardtanh", "leaky_relu", "logsigmoid", "mish", "prelu", "rrelu"),
-        *("selu", "silu", "softplus", "softsign", "threshold"),
+        *("selu", "silu", "softplus", "softsign", "threshold", "tanh", "hardsigmoid", "softshrink", "hardshrink"),
+        "tanhshrink",
     ]
 )
 
@@ -50,8 +51,9 @@ def check_guided(model: TwoViewModel, guided: Guided) -> None:
     """Refuse to guide networks whose gradients that would not make guided; costs a forward pass of one image.
 
     Raises:
-        UserError: an unknown value; an activation other than ReLU; no ReLU, or none in a module where modules are asked
-            for.
+        UserError: an unknown value.
+        NotApplicable: an activation other than ReLU; no ReLU, or none in a module where modules are asked for. Sigmoids
+            pass, since gates use them, and so does what is put together from them by hand.
     """
     if guided not in GUIDED:
         raise unknown("`guided`", guided, GUIDED)
@@ -64,11 +66,13 @@ def check_guided(model: TwoViewModel, guided: Guided) -> None:
             model(image.clone(), view)
     if guide.others:
         names = ", ".join(sorted(guide.others))
-        raise UserError(f"`guided={guided}` needs ReLUs, and this network has others too ({names}): use guided=none")
+        raise NotApplicable(
+            f"`guided={guided}` needs ReLUs, and this network has others too ({names}): use guided=none"
+        )
     if not guide.relus:
-        raise UserError(f"`guided={guided}` needs ReLUs, and this network has none: use guided=none")
+        raise NotApplicable(f"`guided={guided}` needs ReLUs, and this network has none: use guided=none")
     if not guide.guided:
-        raise UserError(
+        raise NotApplicable(
             "`guided=modules` needs nn.ReLU modules, and this network's ReLUs are functions: use guided=all or none"
         )
 

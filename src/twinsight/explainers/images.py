@@ -8,6 +8,7 @@ from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import torch
 from matplotlib.axes import Axes
+from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
@@ -38,7 +39,7 @@ class Images(NamedTuple):
     details: Mapping[str, Tensor] = MappingProxyType({})
 
 
-class ImageExplainer(Explainer):
+class ImageExplainer(Explainer, abstract=True):
     """Base of methods that make images: :meth:`explain` returns :class:`Images` of one pair, calls :class:`PairImages`.
 
     Args:
@@ -78,7 +79,10 @@ class ImageExplainer(Explainer):
 
     def steps(self, values: Sequence[T], description: str) -> Iterable[T]:
         """``values``, with a progress bar where one was asked for."""
-        return track(values, description, transient=True) if self.progress else values
+        if not self.progress:
+            return values
+        # A pipe has no use for bars, and would get an empty line for each.
+        return track(values, description, transient=True, disable=not Console().is_terminal)
 
 
 @dataclass(eq=False)

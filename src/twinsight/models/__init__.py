@@ -15,7 +15,7 @@ from twinsight.models.simclrv2 import SimCLRv2ResNet, simclrv2_head
 from twinsight.models.simsiam import SimSiam
 from twinsight.models.small_resnet import SmallResNet, projection_head
 from twinsight.models.torchvision_resnet import torchvision_resnet
-from twinsight.models.two_view import AveragePool, MaxPool, TwoViewModel
+from twinsight.models.two_view import AveragePool, MaxPool, TwoViewModel, full_precision
 
 __all__ = [
     "AveragePool",
@@ -27,6 +27,7 @@ __all__ = [
     "available_models",
     "build_model",
     "evaluating",
+    "full_precision",
     "load_model",
     "projection_head",
     "published_models",

@@ -96,7 +96,7 @@ class TwoViewModel(nn.Module, metaclass=_CheckedWhenBuilt):
 
     def similarity(self, z1: Tensor, z2: Tensor) -> Tensor:
         """Score ``(B,)`` of embeddings of view 1 against embeddings of view 2."""
-        return self._score(z1, z2)
+        return self._score(full_precision(z1), full_precision(z2))
 
     def pixels(self, x: Tensor) -> Tensor:
         """``(B, C, H, W)`` images of the input space as pixels in [0, 1]."""
@@ -128,6 +128,15 @@ class TwoViewModel(nn.Module, metaclass=_CheckedWhenBuilt):
                     raise UserError(f"forward(x, view={view}) differs from embed(features(x)): make them the same path")
                 if self.symmetric:
                     break
+
+
+def full_precision(values: Tensor) -> Tensor:
+    """``values`` in float32 where a network under autocast left them in half precision, whose ties are no ties.
+
+    >>> full_precision(torch.zeros(1, dtype=torch.bfloat16)).dtype, full_precision(torch.zeros(1).double()).dtype
+    (torch.float32, torch.float64)
+    """
+    return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
 
 
 class AveragePool(nn.Module):

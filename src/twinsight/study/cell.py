@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import hydra.utils
+from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 
 from twinsight.data import Photos
-from twinsight.errors import UserError
+from twinsight.errors import NotApplicable, UserError
 from twinsight.explainers import Explainer
 from twinsight.files import write_json
 from twinsight.metrics import ALL_METRICS
@@ -95,12 +96,14 @@ class Cell:
 
 @dataclass
 class Plan:
-    """What a run will do, built and checked before any heavy work."""
+    """What a run will do, built and checked before any heavy work; ``left_out`` says which members of a set it will not
+    do, and why."""
 
     model: TwoViewModel
     photos: Photos
     views: Any
     cells: list[Cell]
+    left_out: dict[str, str]
 
 
 def plan(config: DictConfig) -> Plan:
@@ -130,11 +133,15 @@ def plan(config: DictConfig) -> Plan:
     for key, least in (("engine.chunk_size", 1), ("pictures.limit", 0), ("pictures.side", 1)):
         if OmegaConf.select(config, key) < least:
             raise UserError(f"`{key}` must be at least {least}, got {OmegaConf.select(config, key)}")
-    cells = []
+    cells, left_out = [], {}
     for name, node in chosen.items():
-        explainer = hydra.utils.instantiate(node, model=model)
-        if not isinstance(explainer, Explainer):
-            raise UserError(f"`{name}._target_` must build an Explainer, got {type(explainer).__name__}")
+        try:
+            explainer = _explainer(name, node, model, len(photos))
+        except NotApplicable as error:
+            if len(chosen) == 1:
+                raise
+            left_out[name] = str(error)
+            continue
         explainer.geometry((views.size, views.size))  # a window larger than the view fails here
         applicable = {key: metric for key, metric in metrics.items() if _applies(metric, explainer)}
         # A change of the others is no reason to explain again.
@@ -155,7 +162,23 @@ def plan(config: DictConfig) -> Plan:
                 not_applicable=_not_applicable(explainer, metrics.values()),
             )
         )
-    return Plan(model, photos, views, cells)
+    if not cells:
+        raise UserError("no member of the set fits: " + "; ".join(f"{name}: {why}" for name, why in left_out.items()))
+    return Plan(model, photos, views, cells, left_out)
+
+
+def _explainer(name: str, node: DictConfig, model: TwoViewModel, photos: int) -> Explainer:
+    try:
+        explainer = hydra.utils.instantiate(node, model=model)
+    except InstantiationException as error:
+        if isinstance(error.__cause__, NotApplicable):
+            raise error.__cause__ from None
+        raise
+    if not isinstance(explainer, Explainer):
+        raise UserError(f"`{name}._target_` must build an Explainer, got {type(explainer).__name__}")
+    if explainer.needs_partner and photos < 2:
+        raise NotApplicable(f"{name} explains against another photo: it needs two photos at least (data.limit)")
+    return explainer
 
 
 def _model_identity(node: Mapping[str, Any], model: TwoViewModel) -> dict[str, Any]:

@@ -60,10 +60,13 @@ class Evaluation(pl.LightningModule):
     def _run(self, cell: Cell, writer: RecordWriter, batch: PairBatch) -> None:
         started = time.perf_counter()
         forwards, backwards = self.bank.forwards, self.bank.backwards
-        self._encode_views(batch)
-        explanation = cell.explainer(
-            batch.view1, batch.view2, seeds=batch.seeds, bank=self.bank, partner_view2=batch.partner_view2
-        )
+        try:
+            explanation = cell.explainer(
+                batch.view1, batch.view2, seeds=batch.seeds, bank=self.bank, partner_view2=batch.partner_view2
+            )
+        except NonFiniteEmbedding:
+            self._name_the_broken_pair(batch)
+            raise
         explained = time.perf_counter()
         columns, arrays = self._scores(cell, batch, explanation)
         scored = time.perf_counter()
@@ -123,8 +126,8 @@ class Evaluation(pl.LightningModule):
             }
         return columns, arrays
 
-    def _encode_views(self, batch: PairBatch) -> None:
-        """Encode the views themselves first, where a broken embedding can be told by the name of its pair."""
+    def _name_the_broken_pair(self, batch: PairBatch) -> None:
+        """Raise again with the name of the pair, where it is a view itself that has a broken embedding."""
         with torch.inference_mode(False), torch.no_grad(), evaluating(self.model):
             for place, pair_id in enumerate(batch.pair_id):
                 try:

@@ -55,7 +55,7 @@ def explain(config: DictConfig) -> int:
         for cell in planned.cells:
             publish(cell, planned, config)
         pictures, tables = draw_set(planned.cells, planned, config), tabulate(planned.cells)
-        present(planned.cells, computed=unfinished, together=pictures, tables=tables)
+        present(planned.cells, unfinished, planned.left_out, together=pictures, tables=tables)
         for cell in planned.cells:
             log(cell, config)  # last, since a logger may be far away and slow
     readable = all(any(row["skipped"] is None for row in read(cell.folder)) for cell in planned.cells)

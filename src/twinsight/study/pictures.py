@@ -1,12 +1,13 @@
 """Pictures of finished cells, made from records and the photos: one per pair, and one per pair for a whole set."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from numpy.typing import NDArray
 from omegaconf import DictConfig
+from rich.console import Console
 from rich.progress import track
 
 from twinsight.data import PairDataset
@@ -30,7 +31,7 @@ def draw_cell(cell: Cell, planned: Plan, rows: Sequence[Row], config: DictConfig
         return  # before the maps of the whole cell are read for nothing
     pairs = _pairs(planned, config)
     arrays = arrays_of(cell)
-    for row in track(missing, description="Drawing pictures", transient=True):
+    for row in _progress(missing, "Drawing pictures"):
         views = _views(pairs, row, config.pictures.side)
         draw = _draw_made_images if isinstance(cell.explainer, ImageExplainer) else _draw_maps
         draw(cell, row, arrays[row["index"]], views, planned.views.size)
@@ -50,7 +51,7 @@ def draw_set(cells: Sequence[Cell], planned: Plan, config: DictConfig) -> Path |
         return folder if explained else None
     pairs = _pairs(planned, config)
     arrays = [arrays_of(cell) for cell in cells]
-    for row in track(missing, description="Drawing all side by side", transient=True):
+    for row in _progress(missing, "Drawing all side by side"):
         view1, view2 = _views(pairs, row, config.pictures.side)
         maps = [_maps(cell, one[row["index"]], planned.views.size) for cell, one in zip(cells, arrays, strict=True)]
         draw_grid(
@@ -79,6 +80,11 @@ def animations(cell: Cell, row: Row) -> dict[str, Path]:
 def arrays_of(cell: Cell) -> dict[int, Row]:
     """Maps, curves and images of every pair, by its index."""
     return {row["index"]: row for row in read(cell.folder, "arrays")}
+
+
+def _progress(rows: Sequence[Row], description: str) -> Iterable[Row]:
+    # A pipe has no use for bars, and would get an empty line for each.
+    return track(rows, description, transient=True, disable=not Console().is_terminal)
 
 
 def _pairs(planned: Plan, config: DictConfig) -> PairDataset:

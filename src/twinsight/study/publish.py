@@ -3,6 +3,7 @@
 import json
 import math
 import statistics
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -88,10 +89,17 @@ def summarize(rows: list[Row], intervals: bool = False) -> dict[str, Any]:
     }
 
 
-def present(cells: list[Cell], computed: list[Cell], together: Path | None = None, tables: Path | None = None) -> None:
+def present(
+    cells: list[Cell],
+    computed: list[Cell],
+    left_out: Mapping[str, str],
+    together: Path | None = None,
+    tables: Path | None = None,
+) -> None:
     """Print one table over the cells, and where everything is; those not ``computed`` just now say so.
 
-    ``together`` is the folder of pictures that show all cells side by side, ``tables`` that of their tables.
+    ``left_out`` are members of the set that do not fit, and why; ``together`` is the folder of pictures that show all
+    cells side by side, ``tables`` that of their tables.
     """
     console = Console()
     if not console.is_terminal:
@@ -117,19 +125,22 @@ def present(cells: list[Cell], computed: list[Cell], together: Path | None = Non
             if count:
                 console.print(f"[yellow]{_FLAGS[name].format(count=count)}[/]", highlight=False)
         for reason in dict.fromkeys(cell.not_applicable.values()):
-            left_out = ", ".join(name.upper() for name, why in cell.not_applicable.items() if why == reason)
-            console.print(f"{cell.label}: {left_out} left out: {reason}", highlight=False, soft_wrap=True)
+            without = ", ".join(name.upper() for name, why in cell.not_applicable.items() if why == reason)
+            console.print(f"{cell.label}: {without} left out: {reason}", highlight=False, soft_wrap=True)
         if len(cells) == 1:
             _print_places(console, cell.folder)
         else:
             console.print(f"  {cell.label:<{width}} {cell.folder}", highlight=False, soft_wrap=True, markup=False)
+    for name, reason in left_out.items():
+        console.print(f"[yellow]left out[/] {name}: {reason}", highlight=False, soft_wrap=True)
     for what, place in (("side by side", together), ("tables", tables)):
         if place is not None:
             console.print(f"  {what:<{width}} {place}", highlight=False, soft_wrap=True, markup=False)
 
 
 def _table(lines: list[list[str]]) -> Table:
-    table = Table(title="Two-image metrics, mean over pairs", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    title = "Two-image metrics, mean over pairs" if len(lines[0]) > 3 else "Mean over pairs"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for place, name in enumerate(lines[0]):
         table.add_column(name, justify="right" if place else "left", no_wrap=True)
     for line in lines[1:]:
@@ -143,8 +154,10 @@ def _arrow(name: str) -> str:
 
 def _print_places(console: Console, folder: Path) -> None:
     drawn = sorted((folder / "pictures").glob("*.png"))
+    films = sorted((folder / "animations").glob("*.gif"))
     places = [
-        (f"{len(drawn)} pictures", folder / "pictures"),
+        (f"{len(drawn)} picture{'s' * (len(drawn) != 1)}", folder / "pictures"),
+        *([(f"{len(films)} animation{'s' * (len(films) != 1)}", folder / "animations")] if films else []),
         ("records per pair", folder / "records.parquet"),
         ("maps and curves", folder / "arrays.parquet"),
         ("means", folder / "metrics.json"),
