@@ -301,6 +301,7 @@ OTHERS = {
     "mish": F.mish,
     "softplus": F.softplus,
     "hardtanh": nn.Hardtanh(),
+    "tanh": nn.Tanh(),
 }
 
 
