@@ -88,8 +88,7 @@ def explainers(config: DictConfig) -> Table:
             cost, metrics = str(explainer.cost(size)), _applicable(explainer)
         except (UserError, InstantiationException) as error:
             cost, metrics = f"not for this model: {explain_error(error)}", _applicable(kind)
-        family = kind.__module__.rsplit(".", 1)[-1]
-        rows.append((name, kind.title, family, cost, metrics, kind.source))
+        rows.append((name, kind.title, kind.family, cost, metrics, kind.source))
     title = f"Explainers: passes of single images per pair at {size[0]} x {size[1]} pixels (F forward, b backward)"
     return Table(title, ("explainer", "method", "family", "cost", "metrics", "source"), tuple(rows))
 

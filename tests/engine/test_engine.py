@@ -451,3 +451,12 @@ def test_digests_see_values_shape_and_type_and_no_layout():
     assert content_digest(image) == content_digest(image.T.contiguous().T)
     others = [image + 1, image.view(3, 2), image.double(), image.flip(0)]
     assert len({content_digest(other) for other in [image, *others]}) == 5
+
+
+def test_a_blurred_baseline_is_not_rounded_by_mixed_precision():
+    image = torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(0))
+    expected = baseline_image("blur", image, None)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = baseline_image("blur", image, None)
+    assert found.dtype == torch.float32
+    assert torch.equal(found, expected)

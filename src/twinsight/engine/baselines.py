@@ -51,7 +51,8 @@ def baseline_image(baseline: Baseline, image: Tensor, normalization: Normalizati
     if baseline == "blur":
         if min(image.shape[-2:]) < 6:
             raise UserError(f"`baseline=blur` needs images of at least 6 x 6 pixels, got {tuple(image.shape[-2:])}")
-        return F.gaussian_blur(image, [11, 11], [5.0, 5.0])
+        with torch.autocast(image.device.type, enabled=False):  # mixed precision is for the network alone
+            return F.gaussian_blur(image, [11, 11], [5.0, 5.0])
     if baseline == "noise":
         pixels = torch.rand(image.shape, generator=generator(seed, "baseline")).to(image)
     else:

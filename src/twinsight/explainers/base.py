@@ -85,6 +85,8 @@ class Explainer(pl.LightningModule):
     """In figures; the class's name where a subclass gives none."""
     source: ClassVar[str] = "yours"
     """Where the method is defined."""
+    family: ClassVar[str] = ""
+    """What it is listed under; the name of its file where a subclass gives none."""
     maps: int = 2
     """How many maps it makes: 2, 1 (of view 1), or 0 (images instead). Decides which metrics apply."""
     not_for: Mapping[str, str] = MappingProxyType({})
@@ -99,6 +101,8 @@ class Explainer(pl.LightningModule):
             cls.name = snake_case(cls.__name__)
         if "title" not in cls.__dict__:
             cls.title = snake_case(cls.__name__).replace("_", " ").capitalize()
+        if "family" not in cls.__dict__:
+            cls.family = cls.__module__.rsplit(".", 1)[-1]
         if not (abstract or cls.__name__.startswith("_")):
             EXPLAINERS[cls.name] = cls
 

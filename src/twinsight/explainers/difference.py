@@ -61,6 +61,7 @@ class ModelDifference(ImageExplainer):
     ['model/trunk.stages.0', 'model/trunk.stages.1']
     """
 
+    family = "visualization"
     source = "paper, model difference visualisation"
     trace_label = "Feature error"
     shown = (1,)

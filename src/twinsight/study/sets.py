@@ -47,7 +47,7 @@ def _row(cell: Cell, cells: Sequence[Cell]) -> Row:
         label=cell.label,
         title=explainer.label,
         runs=[Run.read(cell.folder)],
-        family=type(original).__module__.rsplit(".", 1)[-1],
+        family=original.family,
         is_control=explainer.source.startswith("control"),
         controls=controlled[0] if controlled else None,
         is_matched=isinstance(explainer, MatchedRandom),
