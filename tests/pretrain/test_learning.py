@@ -1,4 +1,7 @@
-"""Methods learn something from real images: scikit-learn's handwritten digits, 1797 of them."""
+"""Methods learn something from real images: scikit-learn's 1797 handwritten digits, and 2000 photos of CIFAR-10 where
+``TWINSIGHT_CIFAR10`` names the folder that holds them."""
+
+import os
 
 import hydra
 import numpy as np
@@ -23,17 +26,12 @@ def digits(tmp_path_factory):
     return root
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("method", ["simclr", "barlow_twins", "supervised"])
-def test_the_loss_falls_and_the_nearest_neighbours_get_better(digits, tmp_path, method):
+def learned(tmp_path, method, *overrides):
+    """Losses and accuracies of eight epochs of a small network."""
     register_schema()
     overrides = [
         "task=pretrain",
         f"task/method={method}",
-        "data=image_folder",
-        f"data.root={digits}",
-        "views.flip=0",
-        "views.scale=[0.4,1]",
         "model.widths=[16,32,64]",
         "model.blocks=1",
         "task.method.learning_rate=2e-3",
@@ -45,11 +43,32 @@ def test_the_loss_falls_and_the_nearest_neighbours_get_better(digits, tmp_path, 
         "logger=none",
         "trainer=cpu",
         f"paths.output_root={tmp_path}",
+        *overrides,
     ]
     with hydra.initialize_config_dir(str(conf_folder()), version_base="1.3"):
         assert pretrain(hydra.compose("config", overrides)) == 0
-    history = load_model("demo_simclr", tmp_path / "pretrain" / "simclr.safetensors").figures["history"]
+    history = load_model("pretrained", tmp_path / "pretrain" / "simclr.safetensors").figures["history"]
     losses = [entry["loss"] for entry in history if "loss" in entry]
     accuracies = [entry["knn_accuracy"] for entry in history if "knn_accuracy" in entry]
+    return losses, accuracies
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["simclr", "barlow_twins", "supervised"])
+def test_the_loss_falls_and_the_nearest_neighbours_get_better(digits, tmp_path, method):
+    # Digits must not be mirrored, nor cut to a stroke.
+    losses, accuracies = learned(
+        tmp_path, method, "data=image_folder", f"data.root={digits}", "views.flip=0", "views.scale=[0.4,1]"
+    )
     assert losses[-1] < 0.9 * losses[0]
     assert accuracies[-1] > max(0.7, accuracies[0])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("TWINSIGHT_CIFAR10" not in os.environ, reason="TWINSIGHT_CIFAR10 names no folder of CIFAR-10")
+@pytest.mark.parametrize("method", ["simclr", "barlow_twins", "supervised"])
+def test_the_same_on_two_thousand_photos(tmp_path, method):
+    losses, accuracies = learned(tmp_path, method, f"data.root={os.environ['TWINSIGHT_CIFAR10']}", "data.limit=2000")
+    assert losses[-1] < 0.95 * losses[0]
+    assert accuracies[-1] > accuracies[0]
+    assert accuracies[-1] > 0.2  # chance is 0.1
