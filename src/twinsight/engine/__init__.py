@@ -1,7 +1,7 @@
 """The fast path: baselines, lazily perturbed images, shared embeddings, seeds. Knows no explainer and no metric."""
 
 from twinsight.engine.bank import NonFiniteEmbedding, PairBank
-from twinsight.engine.baselines import BASELINES, Baseline, baseline_image, check_baseline
+from twinsight.engine.baselines import BASELINES, Baseline, baseline_image, blurred, check_baseline
 from twinsight.engine.checks import check_views
 from twinsight.engine.perturbations import (
     Perturbation,
@@ -24,6 +24,7 @@ __all__ = [
     "PairBank",
     "Perturbation",
     "baseline_image",
+    "blurred",
     "check_baseline",
     "check_views",
     "content_digest",

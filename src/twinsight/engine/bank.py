@@ -134,12 +134,12 @@ class PairBank:
                 log.warning("out of device memory: chunks of %d perturbed images from here on", self.chunk_size)
 
     @contextmanager
-    def aside(self) -> Iterator["PairBank"]:
-        """An empty bank for content that nobody will ask for again.
+    def aside(self, model: TwoViewModel | None = None) -> Iterator["PairBank"]:
+        """An empty bank for content that nobody will ask for again, or for another ``model``.
 
         What it counts is counted here afterwards, and a chunk that it had to halve stays halved.
         """
-        other = PairBank(self.model, self.chunk_size, self.capacity)
+        other = PairBank(self.model if model is None else model, self.chunk_size, self.capacity)
         try:
             yield other
         finally:

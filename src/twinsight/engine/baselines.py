@@ -51,10 +51,22 @@ def baseline_image(baseline: Baseline, image: Tensor, normalization: Normalizati
     if baseline == "blur":
         if min(image.shape[-2:]) < 6:
             raise UserError(f"`baseline=blur` needs images of at least 6 x 6 pixels, got {tuple(image.shape[-2:])}")
-        with torch.autocast(image.device.type, enabled=False):  # mixed precision is for the network alone
-            return F.gaussian_blur(image, [11, 11], [5.0, 5.0])
+        return blurred(image)
     if baseline == "noise":
         pixels = torch.rand(image.shape, generator=generator(seed, "baseline")).to(image)
     else:
         pixels = torch.full_like(image, 0.0 if baseline == "black" else float(baseline))
     return pixels if normalization is None else F.normalize(pixels, *map(list, normalization))
+
+
+def blurred(images: Tensor) -> Tensor:
+    """``(..., C, H, W)`` images or maps under the Gaussian that SPEC blurs everything with: kernel 11, sigma 5 pixels.
+
+    Sides below 6 pixels get a smaller kernel, since reflection at the border reaches no further.
+
+    >>> blurred(torch.ones(1, 4, 8)).shape
+    torch.Size([1, 4, 8])
+    """
+    kernel = [min(11, 2 * side - 1) for side in images.shape[-2:]]
+    with torch.autocast(images.device.type, enabled=False):  # mixed precision is for the network alone
+        return F.gaussian_blur(images, kernel[::-1], [5.0, 5.0])

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from twinsight.errors import UserError
+from twinsight.models import full_precision
 
 GeometryKind = Literal["stretch", "window_average", "centres"]
 KINDS = ("stretch", "window_average", "centres")
@@ -44,7 +45,7 @@ class MapGeometry:
     def resize(self, maps: Tensor, size: tuple[int, int]) -> Tensor:
         """Maps ``(B, h, w)`` at ``size`` (H, W): bilinear, align_corners=False, after the windows are spread."""
         if self.kind != "stretch":
-            maps = maps.float() if maps.dtype in (torch.float16, torch.bfloat16) else maps
+            maps = full_precision(maps)
             assert self.image_size is not None  # set together with the kind by the occlusions
             assert self.window is not None
             spread = _averages if self.kind == "window_average" else _interpolation

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
-from twinsight.engine import TRANSFORMS, PairBank
+from twinsight.engine import TRANSFORMS, PairBank, blurred
 from twinsight.errors import UserError, unknown
 from twinsight.explainers.base import Cost, Explainer, Pair
 from twinsight.explainers.guided import Guided, check_guided, guiding
@@ -63,7 +63,7 @@ class _GradientExplainer(Explainer):
             return found
         if min(found.shape) < 6:
             raise UserError(f"`blur=true` needs images of at least 6 x 6 pixels, got {tuple(found.shape)}")
-        return F.gaussian_blur(found.unsqueeze(0), [11, 11], [5.0, 5.0]).squeeze(0)
+        return blurred(found.unsqueeze(0)).squeeze(0)
 
 
 class InputXGradient(_GradientExplainer):

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
-from twinsight.engine import Perturbation, check_baseline, min_max
+from twinsight.engine import Perturbation, blurred, check_baseline, min_max
 from twinsight.engine.baselines import Baseline
 from twinsight.engine.transforms import colour_jitter, erase, greyscale, rescale
 from twinsight.errors import UserError, unknown
@@ -173,8 +173,7 @@ class PixelInvariance(Explainer):
             found = min_max(found)
             found = torch.where(found < options["threshold"], 0, found)
         if options["blur"]:
-            kernel = [min(11, 2 * side - 1) for side in found.shape]  # reflection reaches no further
-            found = F.gaussian_blur(found.unsqueeze(0), kernel[::-1], [5.0, 5.0])[0]
+            found = blurred(found.unsqueeze(0))[0]
         return found
 
 

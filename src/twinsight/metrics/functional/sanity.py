@@ -1,7 +1,6 @@
 """Whether maps follow what they should follow: the weights of the network, and the other view of the pair."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, Protocol, Self, runtime_checkable
@@ -119,7 +118,7 @@ def cascading_randomization(
         rows = []
         for stage in order:
             stage.randomize(seed)
-            with _counted(bank, copy) as scratch:
+            with bank.aside(copy) as scratch:
                 rows.append(_alike(explanation, other, view1, view2, seeds, scratch, partner_view2, absolute))
     curves = torch.stack(rows, dim=-1)  # (2, B, S)
     means, last = curves.nanmean(dim=-1), curves[..., -1]
@@ -220,18 +219,6 @@ def partner_sensitivity(
 
 
 partner_sensitivity.columns = ("partner_sensitivity",)  # type: ignore[attr-defined]
-
-
-@contextmanager
-def _counted(bank: PairBank, model: TwoViewModel) -> Iterator[PairBank]:
-    """A bank for another model, whose passes count in ``bank``."""
-    other = PairBank(model, bank.chunk_size)
-    try:
-        yield other
-    finally:
-        bank.forwards += other.forwards
-        bank.backwards += other.backwards
-        bank.chunk_size = other.chunk_size
 
 
 def _checked(
