@@ -2,43 +2,32 @@
 
 import os
 import select
-import signal
 import sys
-import traceback
-from types import FrameType
+from collections.abc import Callable, Sequence
 
 from twinsight import __version__
+from twinsight.exits import FINISHED, SOME_FAILED, exit_code, prepare_environment, report
 
-FINISHED, SOME_FAILED, USER_ERROR, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 _STDOUT = 1  # its file descriptor
 
 
 def main() -> int:
     """Run ``sys.argv``; 0 finished, 1 some cells failed, 2 user error, 130 interrupted, 143 terminated."""
-    # Hydra would print errors in its own words and leave with 1; with this it lets them through to us.
-    os.environ.setdefault("HYDRA_FULL_ERROR", "1")
-    # W&B reports its own crashes to its maker unless told not to; nothing leaves this machine unasked.
-    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
-    terminated = _Terminated()
-    before = signal.signal(signal.SIGTERM, terminated.raise_)
-    try:
-        code = _exit_code()
-    except _Terminated:
-        code = TERMINATED
-    finally:
-        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
-    return TERMINATED if terminated.received else code
+    prepare_environment()
+    return exit_code(_run)
 
 
-def _exit_code() -> int:
+def run_words(words: Sequence[str]) -> int:
+    """What the command line with these words does, in this process."""
+    sys.argv[1:] = words
+    return _run()
+
+
+def _run() -> int:
     job = _Job()
     try:
         job.run()
         sys.stdout.flush()
-    except KeyboardInterrupt:
-        return INTERRUPTED
-    except SystemExit as stop:
-        return _code_of(stop)
     except Exception as error:
         job.errors.append(error)
     return max([*job.codes, *map(job.report, job.errors)], default=FINISHED)
@@ -61,10 +50,8 @@ class _Job:
         if "--version" in sys.argv[1:]:
             print(f"twinsight {__version__}")
             return
-        if sys.argv[1:2] == ["info"]:
-            from twinsight.info import show
-
-            self.codes.append(show(sys.argv[2:]))
+        if sys.argv[1:2] and sys.argv[1] in SUBCOMMANDS:
+            self.codes.append(SUBCOMMANDS[sys.argv[1]](sys.argv[2:]))
             return
         import hydra
         from omegaconf import DictConfig, OmegaConf
@@ -88,38 +75,23 @@ class _Job:
         """Say what went wrong, once, and return the exit code for it."""
         if isinstance(error, BrokenPipeError) and _reader_has_gone():
             return SOME_FAILED if self.started else FINISHED
-        from twinsight.complaints import explain_error  # after the environment is set
-
-        message = explain_error(error)
-        if self.debug or message is None:
-            traceback.print_exception(error)
-        if message is None:
-            return SOME_FAILED
-        if message not in self._said:
-            print(f"error: {message}", file=sys.stderr)
-        self._said.add(message)
-        return USER_ERROR
+        return report(error, self.debug, self._said)
 
 
-class _Terminated(BaseException):
-    """SIGTERM: unwinds like Ctrl-C, so that what is half done is closed in order."""
+def _info(words: Sequence[str]) -> int:
+    from twinsight.info import show
 
-    received = False
-
-    def raise_(self, signum: int, frame: FrameType | None) -> None:
-        self.received = True  # Python drops exceptions in destructors, Lightning may answer with one of its own
-        raise self
+    return show(words)
 
 
-def _code_of(stop: SystemExit) -> int:
-    link: BaseException | None = stop
-    while stop.code == 1 and link is not None:
-        if isinstance(link, KeyboardInterrupt):  # Lightning answers Ctrl-C with an orderly exit of its own, code 1
-            return INTERRUPTED
-        link = link.__context__
-    if isinstance(stop.code, str):
-        print(stop.code, file=sys.stderr)
-    return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+def _study(words: Sequence[str]) -> int:
+    from twinsight.study.command import main as study
+
+    return study(words)
+
+
+SUBCOMMANDS: dict[str, Callable[[Sequence[str]], int]] = {"info": _info, "study": _study}
+"""First words that are not Hydra's."""
 
 
 def _reader_has_gone() -> bool:

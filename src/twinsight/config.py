@@ -6,7 +6,6 @@ from dataclasses import dataclass, field, is_dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from hydra.conf import HydraConf
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
@@ -79,6 +78,11 @@ class Config:
     logger: Any = None
     protocol: str = "sound"
     seed: int = 0
+    study: str | None = None
+    shard: Any = None
+    retry_failed: bool = False
+    replan: bool = False
+    job: str | None = None
     loader: Loader = field(default_factory=Loader)
     engine: Engine = field(default_factory=Engine)
     pictures: Pictures = field(default_factory=Pictures)
@@ -142,19 +146,33 @@ def validate(config: DictConfig) -> None:
     if not 0 <= config.get("seed", 0) < 2**32:
         raise UserError(f"`seed` must be between 0 and {2**32 - 1}, got {config.seed}")
     if HydraConfig.initialized():
-        _check_invocation(config, HydraConfig.get())
+        invocation = HydraConfig.get()
+        if invocation.mode == RunMode.MULTIRUN:
+            refuse_several_devices(config)
+        check_words(config, invocation.overrides.task)
 
 
-def _check_invocation(config: DictConfig, invocation: HydraConf) -> None:
-    """What is wrong with a command line though every key of it is valid."""
+def refuse_several_devices(config: DictConfig) -> None:
+    """Refuse what cannot be in a multirun.
+
+    Raises:
+        UserError: the trainer wants several devices.
+    """
     trainer = config.get("trainer") or {}
-    one_device = trainer.get("devices", 1) in (1, "1", "auto") and trainer.get("num_nodes", 1) == 1
-    if invocation.mode == RunMode.MULTIRUN and not one_device:
+    if trainer.get("devices", 1) not in (1, "1", "auto") or trainer.get("num_nodes", 1) != 1:
         raise UserError(
             "several devices inside a multirun would replay the whole sweep in every process: "
             "use trainer.devices=1 with -m, or run the cells one by one"
         )
-    written = [override.lstrip("+") for override in invocation.overrides.task]
+
+
+def check_words(config: DictConfig, words: Iterable[str]) -> None:
+    """What is wrong with overrides though every key of them is valid.
+
+    Raises:
+        UserError: one has no effect.
+    """
+    written = [override.lstrip("+") for override in words]
     beside = [override for override in written if override.startswith(("explainer=", "explainer."))]
     members = list((config.get("explainers") or {}).get("options") or {})
     if members and beside:

@@ -16,7 +16,7 @@ from twinsight.metrics import FURTHER_METRICS
 from twinsight.metrics.functional import cascading_randomization, localization, overlap_agreement, partner_sensitivity
 from twinsight.models import small_two_view
 from twinsight.study import explain
-from twinsight.study.cell import plan
+from twinsight.study.planner import plan
 
 ALL = "metrics=[default,localization,sanity]"
 FEW = "metrics.cascading_randomization.stages=3"

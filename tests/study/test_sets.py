@@ -12,7 +12,7 @@ from toy_cells import cells, composed, rows, write_photo
 from twinsight.config import validate
 from twinsight.errors import UserError
 from twinsight.study import explain
-from twinsight.study.cell import plan
+from twinsight.study.planner import plan
 
 PAPER = (
     *("conditional_occlusion", "context_agnostic_occlusion", "pairwise_occlusion", "gradcam"),

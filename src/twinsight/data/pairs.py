@@ -192,12 +192,24 @@ def collate(samples: list[PairBatch | SkippedPair]) -> PairBatch:
 class ShardSampler(Sampler[int]):
     """The indices ``rank, rank + world, ...`` that are not done: no padding, no repeats, possibly none.
 
+    Of a shard ``(i, K)``, those of the indices ``i, i + K, ...``.
+
     >>> list(ShardSampler(5, rank=1, world=2)), list(ShardSampler(5, done={0, 3}))
     ([1, 3], [1, 2, 4])
+    >>> list(ShardSampler(8, rank=1, world=2, shard=(0, 2)))
+    [2, 6]
     """
 
-    def __init__(self, total: int, rank: int = 0, world: int = 1, done: Collection[int] = ()) -> None:
-        self.indices = [index for index in range(rank, total, world) if index not in done]
+    def __init__(
+        self,
+        total: int,
+        rank: int = 0,
+        world: int = 1,
+        done: Collection[int] = (),
+        shard: tuple[int, int] = (0, 1),
+    ) -> None:
+        own = range(shard[0], total, shard[1])[rank::world]
+        self.indices = [index for index in own if index not in done]
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -217,6 +229,7 @@ class PairDataModule(pl.LightningDataModule):
         num_workers: processes that read photos; changes no result.
         seed: of the views and of everything explainers draw.
         done: indices of pairs to leave out, because their records exist.
+        shard: ``(i, K)`` gives the pairs ``i, i + K, ...`` alone.
 
     Raises:
         UserError: a batch size or number of workers out of range; with ``photos.on_error == "raise"``, a photo that
@@ -237,6 +250,7 @@ class PairDataModule(pl.LightningDataModule):
         num_workers: int = 0,
         seed: int = 0,
         done: Collection[int] = (),
+        shard: tuple[int, int] = (0, 1),
     ) -> None:
         super().__init__()
         if batch_size < 1 or num_workers < 0:
@@ -248,6 +262,7 @@ class PairDataModule(pl.LightningDataModule):
         self.batch_size = batch_size
         self.num_workers = num_workers
         self.done = done
+        self.shard = shard
         self.allow_zero_length_dataloader_with_multiple_devices = True  # fewer pairs left than processes
 
     def predict_dataloader(self) -> DataLoader:
@@ -255,7 +270,7 @@ class PairDataModule(pl.LightningDataModule):
         return DataLoader(
             self.pairs,
             batch_size=self.batch_size,
-            sampler=ShardSampler(len(self.pairs), rank, world, self.done),
+            sampler=ShardSampler(len(self.pairs), rank, world, self.done, self.shard),
             num_workers=self.num_workers,
             collate_fn=collate,
         )

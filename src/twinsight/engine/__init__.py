@@ -1,6 +1,6 @@
 """The fast path: baselines, lazily perturbed images, shared embeddings, seeds. Knows no explainer and no metric."""
 
-from twinsight.engine.bank import NonFiniteEmbedding, PairBank
+from twinsight.engine.bank import NonFiniteEmbedding, PairBank, forwards_per_second
 from twinsight.engine.baselines import BASELINES, Baseline, baseline_image, blurred, check_baseline
 from twinsight.engine.checks import check_views
 from twinsight.engine.perturbations import (
@@ -31,6 +31,7 @@ __all__ = [
     "degenerate",
     "erased_by_rank",
     "erased_windows",
+    "forwards_per_second",
     "generator",
     "kept_windows",
     "min_max",

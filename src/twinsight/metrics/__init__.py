@@ -1,5 +1,9 @@
 """Two-image metrics: the mathematics in ``functional``, torchmetrics classes that average it over pairs."""
 
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any
+
 from twinsight.metrics.average_drop import (
     ConditionalAverageDrop,
     ConditionalIncreaseInConfidence,
@@ -49,6 +53,28 @@ FURTHER_METRICS: dict[str, type[PairMetric]] = {
 
 ALL_METRICS: dict[str, type[PairMetric]] = {**METRICS, **FURTHER_METRICS}
 
+
+def forwards_per_pair(metrics: Iterable[Callable[..., Any]], size: tuple[int, int], maps: int, explanation: int) -> int:
+    """Image forwards that metrics take for a pair beside its explanation, by what they declare as ``forwards``.
+
+    Args:
+        metrics: functionals, with options bound as in ``functools.partial``.
+        size: (height, width) of the views.
+        maps: how many the explainer makes.
+        explanation: image forwards of explaining the pair once.
+
+    >>> from twinsight.metrics.functional import average_drop, insertion_deletion
+    >>> forwards_per_pair([insertion_deletion, partial(average_drop, protocol="paper")], (224, 224), 2, 884)
+    894
+    """
+    total = 0
+    for metric in metrics:
+        function, options = (metric.func, metric.keywords) if isinstance(metric, partial) else (metric, {})
+        declared = getattr(function, "forwards", None)
+        total += declared(size, options, maps, explanation) if declared else 0
+    return total
+
+
 __all__ = [
     "ALL_METRICS",
     "FURTHER_METRICS",
@@ -70,4 +96,5 @@ __all__ = [
     "SimultaneousDeletion",
     "SimultaneousIncreaseInConfidence",
     "SimultaneousInsertion",
+    "forwards_per_pair",
 ]

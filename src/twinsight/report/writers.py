@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from twinsight.files import write_atomically
+from twinsight.report.grids import Grid
 from twinsight.report.published import beside_published
 from twinsight.report.results import Results
 from twinsight.report.tables import ResultTable, agreement_grid, agreement_rows, comparison_rows
@@ -52,18 +53,32 @@ def _text(path: Path, text: str | None) -> None:
         write_atomically(path, lambda partial: partial.write_text(text, encoding="utf-8"))
 
 
-def _rows(path: Path, rows: Sequence[dict[str, Any]], parquet: bool = True) -> None:
-    """Dictionaries as CSV and Parquet; columns are those of any of them."""
-    places = [path.with_suffix(".csv"), *([path.with_suffix(".parquet")] if parquet else [])]
-    if not rows:
-        for place in places:
-            place.unlink(missing_ok=True)
-        return
+def write_grid(grid: Grid, rows: Sequence[dict[str, Any]], stem: Path) -> list[Path]:
+    """Write a table of one's own as ``stem.md``, for readers, and its rows as CSV and Parquet; the files."""
+    places = [stem.with_name(f"{stem.name}.{ending}") for ending in ("md", "csv", "parquet")]
+    _text(places[0], grid.markdown())
+    for place in places[1:]:
+        write_rows(place, rows)
+    return places
+
+
+def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Write dictionaries as CSV or Parquet, by the file's ending; columns are those of any of them."""
     names = list(dict.fromkeys(name for row in rows for name in row))
-    write_atomically(places[0], lambda partial: _csv(partial, names, rows))
-    if parquet:
-        table = pa.table({name: [row.get(name) for row in rows] for name in names})
-        write_atomically(places[1], partial(pq.write_table, table))
+    if path.suffix == ".csv":
+        write_atomically(path, lambda partial: _csv(partial, names, rows))
+        return
+    table = pa.table({name: [row.get(name) for row in rows] for name in names})
+    write_atomically(path, partial(pq.write_table, table))
+
+
+def _rows(path: Path, rows: Sequence[dict[str, Any]], parquet: bool = True) -> None:
+    """Dictionaries as CSV and Parquet; no rows, no files."""
+    for place in [path.with_suffix(".csv"), *([path.with_suffix(".parquet")] if parquet else [])]:
+        if rows:
+            write_rows(place, rows)
+        else:
+            place.unlink(missing_ok=True)
 
 
 def _csv(path: Path, names: Sequence[str], rows: Sequence[dict[str, Any]]) -> None:

@@ -1,6 +1,7 @@
 """The evaluation of cells as one LightningModule: explain, score, record, pair by pair."""
 
 import dataclasses
+import logging
 import socket
 import time
 from collections.abc import Mapping
@@ -16,6 +17,8 @@ from twinsight.models import TwoViewModel, evaluating
 from twinsight.study.cell import Cell, asked_of_the_pair
 from twinsight.study.records import RecordWriter, packed_array
 
+log = logging.getLogger(__name__)
+
 
 class Evaluation(pl.LightningModule):
     """Explains and scores every pair for every cell; run it with ``Trainer.predict``.
@@ -27,15 +30,28 @@ class Evaluation(pl.LightningModule):
         cells: what to compute.
         done: for each cell, indices of pairs that have a record already.
         chunk_size: perturbed images per forward pass.
+        recorded: counts the pairs that have a record, by the name of the cell; kept up to date.
+
+    Attributes:
+        failed: what went wrong, by the name of the cell: where several run, the others go on.
     """
 
-    def __init__(self, model: TwoViewModel, cells: list[Cell], done: list[set[int]], chunk_size: int) -> None:
+    def __init__(
+        self,
+        model: TwoViewModel,
+        cells: list[Cell],
+        done: list[set[int]],
+        chunk_size: int,
+        recorded: dict[str, int] | None = None,
+    ) -> None:
         super().__init__()
         self.model = model
         self.explainers = torch.nn.ModuleList(cell.explainer for cell in cells)
         self.cells = cells
         self.done = done
         self.bank = PairBank(model, chunk_size)
+        self.recorded: dict[str, int] = {} if recorded is None else recorded
+        self.failed: dict[str, Exception] = {}
         self.writers: list[RecordWriter] = []
 
     def on_predict_start(self) -> None:
@@ -46,9 +62,10 @@ class Evaluation(pl.LightningModule):
             for skipped in batch.skipped:
                 if skipped.index not in done:
                     writer.add(_skipped_record(skipped), {"index": skipped.index}, {"index": skipped.index})
+                    self.recorded[cell.name] = self.recorded.get(cell.name, 0) + 1
             missing = [place for place, index in enumerate(batch.index) if index not in done]
-            if missing:
-                self._run(cell, writer, batch if len(missing) == len(batch) else batch.select(missing))
+            if missing and cell.name not in self.failed:
+                self._run_beside_others(cell, writer, batch if len(missing) == len(batch) else batch.select(missing))
         self.bank.clear()
         return len(batch)
 
@@ -56,6 +73,17 @@ class Evaluation(pl.LightningModule):
         """Write whatever has been computed; call it however the run ends."""
         for writer in self.writers:
             writer.flush()
+
+    def _run_beside_others(self, cell: Cell, writer: RecordWriter, batch: PairBatch) -> None:
+        """Run a batch of a cell; its failure is its own, unless it is the last or other processes wait for this one."""
+        try:
+            self._run(cell, writer, batch)
+        except Exception as error:
+            if self.trainer.world_size > 1 or len(self.failed) + 1 == len(self.cells):
+                raise
+            self.failed[cell.name] = error
+            log.error("%s failed, the others go on: %s: %s", cell.name, type(error).__name__, error)
+        self.recorded[cell.name] = self.recorded.get(cell.name, 0) + len(batch)
 
     def _run(self, cell: Cell, writer: RecordWriter, batch: PairBatch) -> None:
         started = time.perf_counter()

@@ -14,7 +14,8 @@ from twinsight.data import PairDataset
 from twinsight.explainers import ImageExplainer
 from twinsight.metrics import METRICS
 from twinsight.plotting import draw_grid, draw_images, draw_pair, write_gif
-from twinsight.study.cell import Cell, Plan
+from twinsight.study.cell import Cell
+from twinsight.study.planner import Plan
 from twinsight.study.records import read, unpacked_array
 from twinsight.study.sets import set_folder, with_maps
 

@@ -15,21 +15,22 @@ from rich.table import Table
 from twinsight import report
 from twinsight.files import write_json
 from twinsight.metrics import ALL_METRICS
-from twinsight.study.cell import Cell, Plan
+from twinsight.study.cell import Cell
 from twinsight.study.loggers import log_cell
 from twinsight.study.pictures import animations, arrays_of, draw_cell, picture
+from twinsight.study.planner import Plan
 from twinsight.study.records import read
 
 Row = dict[str, Any]
 
 
 def publish(cell: Cell, planned: Plan, config: DictConfig) -> None:
-    """Write ``metrics.json`` and the pictures of a finished cell."""
+    """Draw the pictures of a finished cell and write ``metrics.json``, which comes last: where it is, all is."""
     rows = read(cell.folder)
-    summary = {**summarize(rows, intervals=True), "not_applicable": cell.not_applicable}
-    write_json(cell.folder / "metrics.json", summary)
     explained = [row for row in rows if row["skipped"] is None]
     draw_cell(cell, planned, explained[: config.pictures.limit], config)
+    summary = {**summarize(rows, intervals=True), "not_applicable": cell.not_applicable}
+    write_json(cell.folder / "metrics.json", summary)
 
 
 def log(cell: Cell, config: DictConfig) -> None:
@@ -93,13 +94,14 @@ def present(
     cells: list[Cell],
     computed: list[Cell],
     left_out: Mapping[str, str],
+    failed: Mapping[str, str],
     together: Path | None = None,
     tables: Path | None = None,
 ) -> None:
     """Print one table over the cells, and where everything is; those not ``computed`` just now say so.
 
-    ``left_out`` are members of the set that do not fit, and why; ``together`` is the folder of pictures that show all
-    cells side by side, ``tables`` that of their tables.
+    ``left_out`` are members of the set that do not fit, ``failed`` cells that failed, and why; ``together`` is the
+    folder of pictures that show all cells side by side, ``tables`` that of their tables.
     """
     console = Console()
     if not console.is_terminal:
@@ -133,6 +135,8 @@ def present(
             console.print(f"  {cell.label:<{width}} {cell.folder}", highlight=False, soft_wrap=True, markup=False)
     for name, reason in left_out.items():
         console.print(f"[yellow]left out[/] {name}: {reason}", highlight=False, soft_wrap=True)
+    for name, error in failed.items():
+        console.print(f"[red]failed[/] {name}: {error}", highlight=False, soft_wrap=True)
     for what, place in (("side by side", together), ("tables", tables)):
         if place is not None:
             console.print(f"  {what:<{width}} {place}", highlight=False, soft_wrap=True, markup=False)

@@ -1,8 +1,9 @@
 """Cells of one set together: where their shared files are, and their tables."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from twinsight.explainers.controls import MatchedRandom
 from twinsight.report import Results, Row, Run, write_tables
@@ -33,23 +34,45 @@ def tabulate(cells: Sequence[Cell]) -> Path | None:
     if folder is None or not any(cell.metrics for cell in cells):
         return None
     cells = with_maps(cells)
-    write_tables(Results([_row(cell, cells) for cell in cells]), folder / "tables", cells[0].identity["model"]["name"])
+    facts = {cell.label: table_facts(cell) for cell in cells}
+    rows = [table_row(cell.label, facts[cell.label], facts, [Run.read(cell.folder)]) for cell in cells]
+    write_tables(Results(rows), folder / "tables", cells[0].identity["model"]["name"])
     return folder / "tables"
 
 
-def _row(cell: Cell, cells: Sequence[Cell]) -> Row:
+def table_facts(cell: Cell) -> dict[str, Any]:
+    """What a table must know of a cell beside its records, as plain containers."""
     explainer = cell.explainer
     original = getattr(explainer, "of", explainer)
-    # What a control controls is part of its identity, in the words of the identity of the one it controls.
-    of = cell.identity["explainer"]["options"].get("of")
-    controlled = [other.label for other in cells if other.identity["explainer"] == of]
+    return {
+        "title": explainer.label,
+        "family": original.family,
+        "is_control": explainer.source.startswith("control"),
+        "is_matched": isinstance(explainer, MatchedRandom),
+        # What a control controls is part of its identity, in the words of the identity of the one it controls.
+        "explains": cell.identity["explainer"],
+        "of": cell.identity["explainer"]["options"].get("of"),
+        "not_applicable": dict(cell.not_applicable),
+    }
+
+
+def table_row(label: str, facts: Mapping[str, Any], beside: Mapping[str, Mapping[str, Any]], runs: list[Run]) -> Row:
+    """A row of a table.
+
+    Args:
+        label: of the row.
+        facts: as :func:`table_facts` gives them.
+        beside: the facts of every row of the table, by label.
+        runs: what was recorded.
+    """
+    controlled = [other for other, theirs in beside.items() if facts["of"] and theirs["explains"] == facts["of"]]
     return Row(
-        label=cell.label,
-        title=explainer.label,
-        runs=[Run.read(cell.folder)],
-        family=original.family,
-        is_control=explainer.source.startswith("control"),
+        label=label,
+        title=facts["title"],
+        runs=runs,
+        family=facts["family"],
+        is_control=facts["is_control"],
         controls=controlled[0] if controlled else None,
-        is_matched=isinstance(explainer, MatchedRandom),
-        not_applicable=cell.not_applicable,
+        is_matched=facts["is_matched"],
+        not_applicable=facts["not_applicable"],
     )

@@ -145,6 +145,7 @@ def average_drop(
 
 average_drop.protocol_options = PROTOCOL_OPTIONS  # type: ignore[attr-defined]
 average_drop.columns = COLUMNS  # type: ignore[attr-defined]
+average_drop.forwards = lambda size, options, maps, explanation: maps  # type: ignore[attr-defined]
 
 
 def _similarities(model: TwoViewModel, base: tuple[Tensor, Tensor], *others: tuple[Tensor, Tensor | None]) -> Tensor:

@@ -217,9 +217,21 @@ def check_options(size: tuple[int, int], options: Mapping[str, Any]) -> None:
             check_baseline(options[name])
 
 
+def expected_forwards(size: tuple[int, int], options: Mapping[str, Any], maps: int, explanation: int) -> int:
+    """Image forwards that a pair takes beside its explanation: the interior of two paths for each map.
+
+    >>> expected_forwards((224, 224), {}, 2, 0)
+    892
+    """
+    granularity = options.get("granularity", 1)
+    length = _step(size, options.get("points", 224), options.get("step"), granularity)
+    return 2 * maps * (math.ceil(_regions(size, granularity) / length) - 1)
+
+
 insertion_deletion.protocol_options = PROTOCOL_OPTIONS  # type: ignore[attr-defined]
 insertion_deletion.check_options = check_options  # type: ignore[attr-defined]
 insertion_deletion.columns = COLUMNS  # type: ignore[attr-defined]
+insertion_deletion.forwards = expected_forwards  # type: ignore[attr-defined]
 
 
 def area(curve: Tensor) -> Tensor:

@@ -129,6 +129,7 @@ max_sensitivity.protocol_options = PROTOCOL_OPTIONS  # type: ignore[attr-defined
 max_sensitivity.check_options = check_options  # type: ignore[attr-defined]
 max_sensitivity.columns = (FIELD,)  # type: ignore[attr-defined]
 max_sensitivity.field = FIELD  # type: ignore[attr-defined]
+max_sensitivity.forwards = lambda size, options, maps, explanation: options.get("draws", 10) * explanation  # type: ignore[attr-defined]
 
 
 def _maps(explanation: Any) -> list[Tensor]:

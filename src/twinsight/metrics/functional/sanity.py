@@ -146,6 +146,7 @@ def check_options(size: tuple[int, int], options: Mapping[str, Any]) -> None:
 
 cascading_randomization.columns = ("randomization", "full_randomization")  # type: ignore[attr-defined]
 cascading_randomization.check_options = check_options  # type: ignore[attr-defined]
+cascading_randomization.forwards = lambda size, options, maps, explanation: options.get("stages", 8) * explanation  # type: ignore[attr-defined]
 
 
 @dataclass(eq=False)
@@ -219,6 +220,7 @@ def partner_sensitivity(
 
 
 partner_sensitivity.columns = ("partner_sensitivity",)  # type: ignore[attr-defined]
+partner_sensitivity.forwards = lambda size, options, maps, explanation: 2 * explanation  # type: ignore[attr-defined]
 
 
 def _checked(

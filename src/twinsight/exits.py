@@ -1,0 +1,89 @@
+"""Exit codes, and an end in good order whatever ends the program."""
+
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+FINISHED, SOME_FAILED, USER_ERROR, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
+
+
+class Terminated(BaseException):
+    """SIGTERM: unwinds like Ctrl-C, so that what is half done is closed in order."""
+
+    received = False
+
+    def raise_(self, signum: int, frame: FrameType | None) -> None:
+        self.received = True  # Python drops exceptions in destructors, Lightning may answer with one of its own
+        raise self
+
+
+@contextmanager
+def terminable() -> Iterator[Terminated]:
+    """Inside the block SIGTERM raises :class:`Terminated`; what it raised can be seen afterwards as ``received``."""
+    terminated = Terminated()
+    before = signal.signal(signal.SIGTERM, terminated.raise_)
+    try:
+        yield terminated
+    finally:
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+
+
+def exit_code(work: Callable[[], int]) -> int:
+    """What ``work`` returns; 143 where SIGTERM ended it, 130 for Ctrl-C, the code of a ``SystemExit``.
+
+    Other exceptions pass.
+    """
+    with terminable() as terminated:
+        try:
+            code = work()
+        except Terminated:
+            code = TERMINATED
+        except KeyboardInterrupt:
+            code = INTERRUPTED
+        except SystemExit as stop:
+            code = _code_of(stop)
+    return TERMINATED if terminated.received else code
+
+
+def report(error: BaseException, debug: bool = False, said: set[str] | None = None) -> int:
+    """Say what went wrong, once, and return the exit code for it.
+
+    Args:
+        debug: a traceback beside the message.
+        said: messages that have been said, and need not be again.
+    """
+    from twinsight.complaints import explain_error  # after the environment is set
+
+    message = explain_error(error)
+    if debug or message is None:
+        traceback.print_exception(error)
+    if message is None:
+        return SOME_FAILED
+    if said is None or message not in said:
+        print(f"error: {message}", file=sys.stderr)
+    if said is not None:
+        said.add(message)
+    return USER_ERROR
+
+
+def prepare_environment() -> None:
+    """Before anything is imported that reads it: Hydra lets errors through to us, W&B tells its maker nothing."""
+    # Hydra would print errors in its own words and leave with 1; with this it lets them through to us.
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+    # W&B reports its own crashes to its maker unless told not to; nothing leaves this machine unasked.
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+
+
+def _code_of(stop: SystemExit) -> int:
+    link: BaseException | None = stop
+    while stop.code == 1 and link is not None:
+        if isinstance(link, KeyboardInterrupt):  # Lightning answers Ctrl-C with an orderly exit of its own, code 1
+            return INTERRUPTED
+        link = link.__context__
+    if isinstance(stop.code, str):
+        print(stop.code, file=sys.stderr)
+    return stop.code if isinstance(stop.code, int) else int(stop.code is not None)

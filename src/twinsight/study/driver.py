@@ -1,0 +1,292 @@
+"""From a multirun to finished cells: plans the study, launches its jobs, and says how each ended."""
+
+import copy
+import logging
+import signal
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.plugins import Plugins
+from hydra.core.utils import configure_log
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, RunMode, TaskFunction
+from omegaconf import DictConfig, OmegaConf, open_dict
+from rich.console import Console
+from rich.progress import Progress
+
+from twinsight.config import conf_folder, register_schema
+from twinsight.engine import forwards_per_second
+from twinsight.study.children import run_in_child, warm_up
+from twinsight.study.job import Order, has_work, run_job
+from twinsight.study.locks import Observer
+from twinsight.study.planner import Planner
+from twinsight.study.planning import Draft, draft
+from twinsight.study.progress import cost_lines
+from twinsight.study.shards import Shard, bury, shard_count
+from twinsight.study.status import read_status, write_status
+from twinsight.study.study import Study, StudyCell
+
+log = logging.getLogger(__name__)
+_POLL_SECONDS = 1.0
+_OF_THE_RUN = ("study", "shard", "retry_failed", "replan", "paths.output_root", "debug", "debug.enabled")
+"""Keys that say how to run a study, not what it is."""
+
+
+def sweep(master: DictConfig, words: Sequence[str], context: HydraContext, task: TaskFunction) -> None:
+    """What ``-m`` does: plan the combinations of ``words``, or find them planned, and run what is missing.
+
+    Raises:
+        UserError: a combination does not fit; nothing has been written or run then.
+        SystemExit: with code 1, where a cell failed.
+    """
+    with open_dict(master):
+        master.hydra.runtime.output_dir = str(Path(master.hydra.sweep.dir).resolve())
+    Path(master.hydra.runtime.output_dir).mkdir(parents=True, exist_ok=True)
+    configure_log(master.hydra.job_logging, master.hydra.verbose)
+    local = _is_local(master)
+    study = _planned(master, words, context.config_loader)
+    launcher = Plugins.instance().instantiate_launcher(
+        hydra_context=HydraContext(config_loader=FrozenLoader(master), callbacks=context.callbacks),
+        task_function=task,
+        config=master,
+    )
+    _Driver(study, launcher, master).drive(local)
+    if show_end(study):
+        sys.exit(1)
+
+
+def run_as_job(config: DictConfig) -> int:
+    """The task of a job that a launcher started: ``config`` names the study and the number, all else is frozen."""
+    number, _, part = str(config.job).partition(":")
+    root = str(Path(config.paths.output_root).resolve())
+    order = Order(root, config.study, int(number), Shard.parse(part or "0/1"), config.retry_failed)
+    master = HydraConfig.get()
+    if not _is_local(OmegaConf.create({"hydra": {"launcher": master.launcher}})) or config.debug.enabled:
+        return run_job(order)
+    logging_config: Any = OmegaConf.to_container(master.job_logging, resolve=True)
+    code = run_in_child(run_job, order, logging_config)
+    if code < 0:
+        _note_kill(order, -code)
+    return 1 if code else 0
+
+
+class FrozenLoader(ConfigLoader):
+    """Gives jobs the configuration of the multirun itself: no file below ``conf/`` is read again.
+
+    A launcher may compose on another machine, days later; whatever has become of the files then, the job is told its
+    number, and finds the rest in the study's folder.
+
+    Args:
+        master: the configuration of the multirun.
+    """
+
+    def __init__(self, master: DictConfig) -> None:
+        self.master = master
+
+    def load_sweep_config(self, master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
+        config = copy.deepcopy(master_config)
+        with open_dict(config):
+            for override in sweep_overrides:
+                key, _, value = override.partition("=")
+                config[key] = value
+            config.hydra.overrides.task = list(sweep_overrides)
+            config.hydra.job.override_dirname = ",".join(sweep_overrides)
+        OmegaConf.copy_cache(from_config=master_config, to_config=config)
+        return config
+
+    def load_configuration(self, *arguments: Any, **options: Any) -> DictConfig:
+        return copy.deepcopy(self.master)
+
+    def get_search_path(self) -> Any:
+        return []
+
+    def get_sources(self) -> list[Any]:
+        return []
+
+    def list_groups(self, parent_name: str) -> list[str]:
+        return []
+
+    def get_group_options(self, group_name: str, *arguments: Any, **options: Any) -> list[str]:
+        return []
+
+    def compute_defaults_list(self, *arguments: Any, **options: Any) -> Any:
+        return []
+
+
+class _Driver:
+    """Launches jobs that have work until none is left.
+
+    Args:
+        study: planned.
+        launcher: Hydra's.
+        master: the configuration of the multirun.
+    """
+
+    def __init__(self, study: Study, launcher: Launcher, master: DictConfig) -> None:
+        self.study = study
+        self.launcher = launcher
+        self.retry_failed = bool(master.retry_failed)
+        self.shard = master.shard
+        self.master = master
+        self.observer = Observer()
+
+    def drive(self, local: bool) -> None:
+        waiting = {job: cells for job, cells in self.study.jobs.items() if self._has_work(cells)}
+        total = len(waiting)
+        if not local:
+            orders = [order for job, cells in waiting.items() for order in self._orders(job, cells)]
+            if orders:
+                self.launcher.launch(orders, initial_job_idx=0)
+            return
+        number = 0
+        while waiting:
+            # Another driver may be at some of them: those are looked at again when nothing else is left.
+            free = [job for job, cells in waiting.items() if self._free(cells)]
+            if not free:
+                time.sleep(_POLL_SECONDS)
+                waiting = {job: cells for job, cells in waiting.items() if self._has_work(cells)}
+                continue
+            job = free[0]
+            cells = waiting.pop(job)
+            if not self._has_work(cells):
+                continue
+            number += 1
+            log.info("[%d/%d] %s", number, total, ", ".join(cell.name for cell in cells))
+            for order in self._orders(job, cells):
+                self.launcher.launch([order], initial_job_idx=job)
+                configure_log(self.master.hydra.job_logging, self.master.hydra.verbose)  # it leaves Hydra's behind
+            if any(not self._free([cell]) for cell in cells):
+                waiting[job] = cells  # somebody else took a cell while we were at it
+            for cell in cells:
+                _say(cell)
+
+    def _orders(self, job: int, cells: Sequence[StudyCell]) -> list[list[str]]:
+        forwards = sum(cell.line.forwards or 0 for cell in cells)
+        count = shard_count(self.shard, max(cell.pairs for cell in cells), forwards)
+        parts = [f":{Shard(index, count)}" for index in range(count)] if count > 1 else [""]
+        return [[f"study={self.study.name}", f"job={job}{part}"] for part in parts]
+
+    def _has_work(self, cells: Sequence[StudyCell]) -> bool:
+        return any(has_work(cell, self.retry_failed) for cell in cells)
+
+    def _free(self, cells: Sequence[StudyCell]) -> bool:
+        """Whether some cell of a job has work that nobody alive is doing."""
+        return any(bury(cell.folder, self.observer) and has_work(cell, self.retry_failed) for cell in cells) or not any(
+            has_work(cell, self.retry_failed) for cell in cells
+        )
+
+
+def _planned(master: DictConfig, words: Sequence[str], loader: ConfigLoader) -> Study:
+    """The study, planned now or, where the same words planned it before, as it was planned then."""
+    what = sorted(word for word in words if word.split("=")[0] not in _OF_THE_RUN)
+    name = master.study
+    if name is not None and not master.replan:
+        study = Study(master.paths.output_root, name)
+        if study.has_planned(what) or (study.exists() and not what):
+            log.info(
+                "study %s was planned with these words on %s, and runs as planned then (replan=true plans it anew)",
+                name,
+                study.facts()["created"],
+            )
+            return study
+    if _is_local(master):
+        warm_up()  # while this process plans
+    planned = compose_draft(master, words, loader)
+    planned.command = what
+    study = Study(planned.root, planned.name)
+    with study.planning():
+        planned.write()
+    new = len(planned.configs)
+    log.info("study %s: %d cells, %d of them new, planned in %s", study.name, len(study.cells), new, study.folder)
+    return study
+
+
+def compose_draft(master: DictConfig, words: Sequence[str], loader: ConfigLoader) -> Draft:
+    """Plan ``words`` beside what the study has already; nothing is written."""
+
+    def compose(combination: Sequence[str]) -> DictConfig:
+        config = loader.load_sweep_config(master, list(combination))
+        with open_dict(config):
+            del config["hydra"]
+        return config
+
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        bar = progress.add_task("Planning", total=None)
+        return draft(words, compose, loader, lambda done: progress.update(bar, completed=done))
+
+
+def dry_run(words: Sequence[str]) -> list[str]:
+    """What a multirun of ``words`` would do and cost, for people; nothing is written."""
+    with hydra.initialize_config_dir(str(conf_folder()), version_base="1.3"):
+        register_schema()
+        loader = GlobalHydra.instance().config_loader()
+        master = loader.load_configuration("config", list(words), run_mode=RunMode.MULTIRUN)
+        planned = compose_draft(master, list(words), loader)
+        new = [line for line in planned.lines if line.cell in planned.configs or line.reason is not None]
+        configs = [planned.configs.get(line.cell, {}).get("config", {}) for line in new]
+        before = len(planned.lines) - len(new)
+        head = f"study {planned.name} would have {len(planned.lines)} cells, {before} of them planned before"
+        return [head, *cost_lines(new, configs, _speeds(planned))]
+
+
+def _speeds(planned: Draft) -> dict[str, float]:
+    """Image forwards a second of each new cell's model, measured on one chunk."""
+    planner = Planner()
+    found: dict[int, float] = {}
+    speeds = {}
+    for name, content in planned.configs.items():
+        config = DictConfig(content["config"])
+        model = planner.model(config)
+        if id(model) not in found:
+            found[id(model)] = forwards_per_second(model, config.engine.chunk_size)
+        speeds[name] = found[id(model)]
+    return speeds
+
+
+def show_end(study: Study) -> bool:
+    """Say how the cells of a study ended; whether any failed, or is unfinished."""
+    statuses = {cell: cell.status() for cell in study.cells}
+    counts = Counter(status["state"] for status in statuses.values())
+    log.info("study %s: %s", study.name, ", ".join(f"{count} {state}" for state, count in counts.items()))
+    fine = ("done", "skipped", "running")
+    broken = {cell: status for cell, status in statuses.items() if status["state"] not in fine}
+    for cell, status in broken.items():
+        error = str(status.get("error", "")).partition("\n")[0]
+        log.error("  %s %s: %s", status["state"], cell.name, error)
+    retry = [cell for cell, status in broken.items() if status["state"] == "failed"]
+    if retry:
+        log.info("failed cells are tried again with retry_failed=true; their status.json has the traceback")
+    if counts["done"]:
+        log.info("table: twinsight study table %s --root %s", study.name, study.root)
+    return bool(broken)
+
+
+def _is_local(master: DictConfig) -> bool:
+    """Whether Hydra's own launcher runs the jobs, one after another in this process."""
+    return str(OmegaConf.select(master, "hydra.launcher._target_")).endswith(".BasicLauncher")
+
+
+def _note_kill(order: Order, number: int) -> None:
+    """Say of the cells that a killed child was at what became of it."""
+    name = signal.Signals(number).name
+    hint = " (memory may have run out)" if name == "SIGKILL" else ""
+    for cell in order.cells:
+        status = read_status(cell.folder)
+        if status["state"] == "running" and bury(cell.folder, Observer()):
+            facts = {key: status[key] for key in ("pairs", "done") if key in status}
+            write_status(cell.folder, "failed", error=f"its process was killed by {name}{hint}", signal=name, **facts)
+
+
+def _say(cell: StudyCell) -> None:
+    status = cell.status()
+    error = f": {str(status['error']).partition(chr(10))[0]}" if "error" in status else ""
+    log.info("  %s %s%s", status["state"], cell.name, error)

@@ -1,0 +1,156 @@
+"""One job of a study: the cells of a number, as they were frozen, in this process."""
+
+import json
+import logging
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from omegaconf import DictConfig, OmegaConf
+
+from twinsight.complaints import explain_error
+from twinsight.errors import UserError
+from twinsight.study.pictures import draw_set
+from twinsight.study.planner import Plan, Planner
+from twinsight.study.publish import log as log_cell
+from twinsight.study.publish import publish
+from twinsight.study.run import Outcome, compute, make_trainer
+from twinsight.study.sets import tabulate
+from twinsight.study.shards import WHOLE, Shard
+from twinsight.study.status import settled, write_status
+from twinsight.study.study import Study, StudyCell
+
+log = logging.getLogger(__name__)
+
+
+class Order(NamedTuple):
+    """What a job is told.
+
+    Attributes:
+        root: output folder, absolute.
+        study: its name.
+        job: its number in the plan.
+        shard: the part of every cell's pairs.
+        retry_failed: whether cells that failed are tried again.
+    """
+
+    root: str
+    study: str
+    job: int
+    shard: Shard = WHOLE
+    retry_failed: bool = False
+
+    @property
+    def cells(self) -> list[StudyCell]:
+        """The cells it is about."""
+        return Study.open(self.root, self.study).jobs[self.job]
+
+
+@dataclass
+class _Built:
+    """Cells of a job, built from their frozen configurations."""
+
+    plan: Plan
+    config: DictConfig
+
+
+def run_job(order: Order) -> int:
+    """Compute what is missing of the cells of a job, and publish those that are done.
+
+    What goes wrong is written into ``status.json`` of the cell that it concerns, and logged; nothing is raised but what
+    ends the process.
+
+    Returns:
+        exit code: 0, or 1 where a cell failed.
+    """
+    asked = [cell for cell in order.cells if has_work(cell, order.retry_failed)]
+    built = _build(asked, Path(order.root))
+    if built is None:
+        return int(bool(asked))
+    failed = len(built.plan.cells) < len(asked)
+    try:
+        outcome = compute(built.plan, built.config, make_trainer(built.config), order.shard)
+    except Exception as error:  # its status says so; the other jobs of the study go on
+        _say(", ".join(cell.name for cell in built.plan.cells), error)
+        return 1
+    for name, who in outcome.busy.items():
+        log.info("%s is left to %s", name, who)
+    _publish(built, outcome)
+    return int(failed or bool(outcome.failed))
+
+
+def has_work(cell: StudyCell, retry_failed: bool = False) -> bool:
+    """Whether a cell is neither settled nor, if it is done, shown and logged."""
+    status = cell.status()
+    if status["state"] == "done":
+        return not _shown(cell)
+    return not settled(status, retry_failed)
+
+
+def _shown(cell: StudyCell) -> bool:
+    if not (cell.folder / "metrics.json").exists():
+        return False
+    logger = (cell.config.get("logger") or {}).get("_target_")
+    marker = cell.folder / "logged.json"
+    return logger is None or (marker.exists() and logger in json.loads(marker.read_text()))
+
+
+def _build(cells: Sequence[StudyCell], root: Path) -> _Built | None:
+    """All cells that can still be built as they were planned; None without any."""
+    planner = Planner()
+    plans, config = [], None
+    for cell in cells:
+        config = OmegaConf.create({**cell.config, "paths": {"output_root": str(root)}})
+        try:
+            plan = planner.plan(config)
+            (built,) = plan.cells
+            _check_identity(cell, built.identity)
+        except Exception as error:  # of this cell; the others of the job may be whole
+            message = explain_error(error) or f"{type(error).__name__}: {error}"
+            trace = "".join(traceback.format_exception(error))
+            write_status(cell.folder, "failed", pairs=cell.pairs, done=0, error=message, traceback=trace)
+            _say(cell.name, error)
+            continue
+        built.label = cell.label
+        plans.append(plan)
+    if config is None or not plans:
+        return None
+    first = plans[0]
+    return _Built(Plan(first.model, first.photos, first.views, [plan.cells[0] for plan in plans], {}), config)
+
+
+def _check_identity(cell: StudyCell, now: dict) -> None:
+    """Refuse to compute something else under the name of what was planned."""
+    if now == cell.identity:
+        return
+    changed = [key for key in now if now[key] != cell.identity.get(key)]
+    what = {"data": "the photos", "model": "the weights", "version": "the version of twinsight's results"}
+    names = " and ".join(what.get(key, key) for key in changed)
+    raise UserError(f"{cell.name} was planned for something else: {names} changed since. Plan again: replan=true")
+
+
+def _publish(built: _Built, outcome: Outcome) -> None:
+    """Pictures, means and logger runs; what fails here costs a view, never a record."""
+    waiting = {cell.name for cell in outcome.open} | set(outcome.failed) | set(outcome.busy)
+    cells = [cell for cell in built.plan.cells if cell.name not in waiting]
+    for cell in cells:
+        try:
+            publish(cell, built.plan, built.config)
+            log_cell(cell, built.config)
+        except Exception as error:
+            _say(f"{cell.name} is done, but could not be shown", error)
+    try:
+        draw_set(cells, built.plan, built.config)
+        tabulate(cells)
+    except Exception as error:
+        _say("the cells are done, but could not be shown side by side", error)
+
+
+def _say(what: str, error: Exception) -> None:
+    message = explain_error(error)
+    if message is None:
+        log.error("%s: %s: %s", what, type(error).__name__, error, exc_info=error)
+    else:
+        log.error("%s: %s", what, message)

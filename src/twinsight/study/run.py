@@ -1,0 +1,285 @@
+"""The work on planned cells: locked, computed pair by pair, recorded, closed."""
+
+import os
+import shutil
+import socket
+import time
+import traceback
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import hydra.utils
+import pytorch_lightning as pl
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from twinsight.data import PairDataModule, SkippedPair
+from twinsight.errors import UserError
+from twinsight.files import write_atomically
+from twinsight.models import evaluating
+from twinsight.study.cell import Cell
+from twinsight.study.evaluation import Evaluation
+from twinsight.study.locks import Lock
+from twinsight.study.planner import Plan
+from twinsight.study.records import compact, done_indices, read
+from twinsight.study.shards import WHOLE, Shard, other_workers, shard_lock
+from twinsight.study.status import State, read_status, write_status
+
+
+@dataclass
+class Outcome:
+    """What became of the cells of a run.
+
+    Attributes:
+        computed: cells that got records now.
+        failed: what went wrong, by the name of the cell.
+        busy: who else is at work, by the name of the cell.
+        open: cells of which other shards still owe pairs.
+    """
+
+    computed: list[Cell] = field(default_factory=list)
+    failed: dict[str, Exception] = field(default_factory=dict)
+    busy: dict[str, str] = field(default_factory=dict)
+    open: list[Cell] = field(default_factory=list)
+
+
+def make_trainer(config: DictConfig) -> pl.Trainer:
+    """The trainer of a configuration; built before models, since a device that is not there is said in a second."""
+    return hydra.utils.instantiate(
+        config.trainer,
+        logger=False,
+        enable_checkpointing=False,
+        inference_mode=False,
+        use_distributed_sampler=False,
+        default_root_dir=config.paths.output_root,
+    )
+
+
+def compute(planned: Plan, config: DictConfig, trainer: pl.Trainer, shard: Shard = WHOLE) -> Outcome:
+    """Compute what is missing of every cell, or of a shard of it.
+
+    Where one of several cells fails, the others go on; where a cell runs alone, or on several devices, its exception
+    passes once it has been recorded.
+    """
+    outcome = Outcome()
+    with _held(planned, trainer, shard, outcome) as held:
+        cells = [cell for cell in planned.cells if cell in held]
+        if cells:
+            _compute(config, planned, cells, trainer, shard, held, outcome)
+    return outcome
+
+
+def refuse_skipped(cell: Cell) -> None:
+    """Raise for the first pair of a finished cell that could not be read."""
+    for row in read(cell.folder):
+        if row["skipped"] is not None:
+            raise SkippedPair(row["index"], row["pair_id"], row["skipped"]).refusal()
+
+
+@contextmanager
+def _held(planned: Plan, trainer: pl.Trainer, shard: Shard, outcome: Outcome) -> Iterator["_Held"]:
+    """The cells that are neither done nor another process's, for as long as the block lasts."""
+    held = _Held(len(planned.photos), shard)
+    try:
+        for cell in planned.cells:
+            if read_status(cell.folder)["state"] == "done":
+                continue
+            if trainer.is_global_zero:  # one process speaks for all of a run
+                busy = held.take(cell)
+                if busy is not None:
+                    outcome.busy[cell.name] = busy
+                    continue
+                if read_status(cell.folder)["state"] == "done":  # since it was last looked at
+                    held.release(cell)
+                    continue
+            held.cells.append(cell)
+        yield held
+    finally:
+        for cell in planned.cells:
+            held.release(cell)
+
+
+class _Held:
+    """Locks on cells, and the status that they keep alive.
+
+    Args:
+        pairs: of each cell.
+        shard: the part of them that this process computes.
+    """
+
+    def __init__(self, pairs: int, shard: Shard) -> None:
+        self.pairs = pairs
+        self.shard = shard
+        self.cells: list[Cell] = []
+        self.locks: dict[str, Lock] = {}
+        self.recorded: dict[str, int] = {}
+        self.before: dict[str, int] = {}
+        self._started = time.monotonic()
+
+    def __contains__(self, cell: Cell) -> bool:
+        return cell in self.cells
+
+    def take(self, cell: Cell) -> str | None:
+        """Lock a cell; who has it, where that is another."""
+        lock = Lock(shard_lock(cell.folder, self.shard), lambda: self.show(cell))
+        if not lock.take():
+            return str(lock.holder())
+        others = other_workers(cell.folder, self.shard)
+        if others:
+            lock.release()
+            return others[0]
+        self.locks[cell.name] = lock
+        return None
+
+    def release(self, cell: Cell) -> None:
+        lock = self.locks.pop(cell.name, None)
+        if lock is None:
+            return
+        lock.release()
+        if read_status(cell.folder)["state"] == "done":
+            shutil.rmtree(cell.folder / "locks", ignore_errors=True)  # whoever comes now reads the status first
+
+    def show(self, cell: Cell) -> None:
+        """Write that the cell is running, with signs of life."""
+        if read_status(cell.folder)["state"] not in ("running", "planned"):
+            return  # another shard has said how it ended
+        lock = self.locks.get(cell.name)
+        write_status(
+            cell.folder,
+            "running",
+            pairs=self.pairs,
+            done=self.recorded.get(cell.name, 0),
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            beat=0 if lock is None else lock.beats,
+            before=self.before.get(cell.name, 0),
+            seconds=round(time.monotonic() - self._started, 1),
+        )
+
+
+def _compute(
+    config: DictConfig,
+    planned: Plan,
+    cells: list[Cell],
+    trainer: pl.Trainer,
+    shard: Shard,
+    held: _Held,
+    outcome: Outcome,
+) -> None:
+    pairs = len(planned.photos)
+    done = [done_indices(cell.folder) for cell in cells]
+    held.recorded = {cell.name: len(indices) for cell, indices in zip(cells, done, strict=True)}
+    held.before = dict(held.recorded)
+    evaluation = Evaluation(planned.model, cells, done, config.engine.chunk_size, held.recorded)
+    data = PairDataModule(
+        planned.photos,
+        planned.views,
+        planned.model.normalization,
+        config.loader.batch_size,
+        config.loader.num_workers,
+        config.seed,
+        done=set.intersection(*done),
+        shard=(shard.index, shard.count),
+    )
+    if trainer.is_global_zero:
+        for cell in cells:
+            _write_config(cell)
+            write_status(cell.folder, "planned")  # whatever an earlier run said
+            held.show(cell)
+    try:
+        # Whole views go through alone and perturbed ones in chunks: reduced-precision kernels would tell them apart.
+        torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cuda.matmul.allow_tf32 = False
+        # Lightning does not give the modes back when something raises.
+        with evaluating(planned.model), warnings.catch_warnings():
+            # Photos are read in the main process by default: explaining one takes far longer than reading it.
+            warnings.filterwarnings("ignore", ".*does not have many workers.*")
+            # Lightning 2.6 asks newer torch about its trees in the old way.
+            warnings.filterwarnings("ignore", ".*LeafSpec.*is deprecated.*")
+            trainer.predict(evaluation, datamodule=data, return_predictions=False)
+        evaluation.flush()
+        trainer.strategy.barrier("records written")  # raises where another process has died
+    except BaseException as error:
+        _note_the_end(cells, evaluation, error, pairs)
+        raise
+    outcome.failed.update(evaluation.failed)
+    if trainer.is_global_zero:
+        for cell in cells:
+            if cell.name in evaluation.failed:
+                _note(cell, "failed", evaluation.failed[cell.name], pairs)
+            elif _close(cell, pairs, shard):
+                outcome.computed.append(cell)
+            else:
+                outcome.open.append(cell)
+    else:
+        outcome.computed.extend(cell for cell in cells if cell.name not in evaluation.failed)
+    trainer.strategy.barrier("records compacted")
+
+
+def _note_the_end(cells: list[Cell], evaluation: Evaluation, error: BaseException, pairs: int) -> None:
+    """Keep what was computed, and say why no more was."""
+    try:
+        evaluation.flush()
+    except OSError as full:  # the disk's trouble may be why we are here; it must not hide the reason
+        error.add_note(f"what was computed last could not be written: {full}")
+    interrupted = isinstance(error, KeyboardInterrupt | SystemExit) or not isinstance(error, Exception)
+    for cell in cells:
+        if read_status(cell.folder)["state"] != "running":
+            continue  # where processes fail one after another, the first knows why
+        try:
+            reason = error if interrupted else evaluation.failed.get(cell.name, error)
+            _note(cell, "interrupted" if interrupted else "failed", reason, pairs)
+        except OSError as full:
+            error.add_note(f"the status of {cell.name} could not be written: {full}")
+
+
+def _note(cell: Cell, state: State, error: BaseException, pairs: int) -> None:
+    write_status(
+        cell.folder,
+        state,
+        pairs=pairs,
+        done=len(done_indices(cell.folder)),
+        error=f"{type(error).__name__}: {error}",
+        traceback="".join(traceback.format_exception(error)),
+    )
+
+
+def _close(cell: Cell, pairs: int, shard: Shard) -> bool:
+    """Turn fragments into the cell's files and call it done; False where other shards still owe pairs."""
+    recorded = len(done_indices(cell.folder))
+    if recorded < pairs:
+        if shard.count > 1:
+            if len(other_workers(cell.folder, WHOLE)) < 2:  # this one alone
+                write_status(cell.folder, "interrupted", pairs=pairs, done=recorded, error="shards are missing")
+            return False
+        error = "the trainer stopped before the last pair"
+        write_status(cell.folder, "interrupted", pairs=pairs, done=recorded, error=error)
+        raise UserError(
+            f"only {recorded} of {pairs} pairs were explained: the trainer was told to stop early "
+            "(limit_predict_batches, fast_dev_run). To explain fewer pairs set data.limit"
+        )
+    merge = None if shard == WHOLE else Lock(shard_lock(cell.folder, WHOLE))
+    if merge is not None and not merge.take():
+        return read_status(cell.folder)["state"] == "done"  # another shard came last, and merges
+    try:
+        if read_status(cell.folder)["state"] != "done":
+            compact(cell.folder, {"cell": cell.digest})
+            write_status(cell.folder, "done", pairs=pairs, done=recorded, versions=_versions())
+    finally:
+        if merge is not None:
+            merge.release()
+    return True
+
+
+def _write_config(cell: Cell) -> None:
+    text = OmegaConf.to_yaml({"identity": cell.identity, "config": cell.config})
+    write_atomically(cell.folder / "config.yaml", lambda path: path.write_text(text))
+
+
+def _versions() -> Mapping[str, Any]:
+    from twinsight import __version__
+
+    return {"twinsight": __version__, "torch": torch.__version__, "pytorch_lightning": pl.__version__}

@@ -1,0 +1,96 @@
+"""A cell's pairs in parts, each for a process of its own: the indices ``index::count``."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from twinsight.errors import UserError
+from twinsight.study.locks import Lock, Observer
+
+
+@dataclass(frozen=True)
+class Shard:
+    """The pairs ``index, index + count, ...`` of a cell.
+
+    >>> Shard.parse("1/4"), str(Shard(1, 4)), str(WHOLE)
+    (Shard(index=1, count=4), '1/4', '0/1')
+    """
+
+    index: int
+    count: int
+
+    @classmethod
+    def parse(cls, text: str) -> "Shard":
+        """From ``"index/count"``."""
+        index, _, count = text.partition("/")
+        return cls(int(index), int(count))
+
+    def __str__(self) -> str:
+        return f"{self.index}/{self.count}"
+
+
+WHOLE = Shard(0, 1)
+"""All pairs."""
+
+AUTO_FORWARDS = 500_000
+"""``shard=auto`` makes parts of about so many image forwards: two hours at 70 a second, ten minutes at 800."""
+
+
+def shard_count(asked: object, pairs: int, forwards: int) -> int:
+    """How many shards ``shard=asked`` makes of a cell.
+
+    Args:
+        asked: None for one, a number, or ``"auto"``: as many as make parts of ``AUTO_FORWARDS``.
+        pairs: of the cell; never more shards than these.
+        forwards: image forwards of the whole cell.
+
+    Raises:
+        UserError: neither a positive number nor ``"auto"``.
+
+    >>> shard_count(None, 100, 10**6), shard_count(3, 100, 0), shard_count(8, 5, 0), shard_count("auto", 100, 10**6)
+    (1, 3, 5, 2)
+    """
+    if asked is None:
+        return 1
+    if asked == "auto":
+        asked = -(-forwards // AUTO_FORWARDS)
+        return min(max(1, asked), max(1, pairs))
+    if isinstance(asked, bool) or not isinstance(asked, int) or asked < 1:
+        raise UserError(f"`shard` must be auto or a number of parts, at least 1, got {asked!r}")
+    return min(asked, max(1, pairs))
+
+
+def shard_lock(folder: Path, shard: Shard) -> Path:
+    """Where the lock of a cell, or of a shard of it, is."""
+    return folder / "locks" / ("whole" if shard == WHOLE else f"{shard.index}-of-{shard.count}")
+
+
+def other_workers(folder: Path, shard: Shard, itself: bool = False) -> list[str]:
+    """Living processes that work on parts of a cell that overlap with ``shard``, with ``itself`` those on it as well.
+
+    Shards of one count do not overlap with each other; everything overlaps with the whole.
+    """
+    mine = shard_lock(folder, shard).name
+    found = []
+    for lock in sorted((folder / "locks").glob("*")):
+        beside = shard != WHOLE and lock.name.endswith(f"-of-{shard.count}")
+        if (lock.name == mine and not itself) or (lock.name != mine and beside):
+            continue
+        holder = Lock(lock).holder()
+        if holder is not None and not holder.released and not holder.dead:
+            found.append(str(holder))
+    return found
+
+
+def bury(folder: Path, observer: Observer) -> bool:
+    """Take the locks of a cell away from holders that are gone; whether no living one is left."""
+    alive = False
+    for place in sorted((folder / "locks").glob("*")):
+        lock = Lock(place)
+        holder = lock.holder()
+        if holder is None or holder.released:
+            continue
+        if lock.take(observer):
+            lock.release()
+        else:
+            alive = True
+    return not alive
