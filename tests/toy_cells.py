@@ -74,7 +74,7 @@ def assert_same_results(found: Path, expected: Path) -> None:
     """Records and arrays of two cells are equal bit for bit."""
     for name in ("records", "arrays"):
         one, other = (pq.read_table(folder / f"{name}.parquet") for folder in (found, expected))
-        assert one.column_names == other.column_names
+        assert one.column_names == other.column_names, set(one.column_names) ^ set(other.column_names)
         texts = ({column: repr(table[column].to_pylist()) for column in table.column_names} for table in (one, other))
         assert dict(next(texts)) == dict(next(texts))
         assert (found / f"{name}.parquet").read_bytes() == (expected / f"{name}.parquet").read_bytes()

@@ -4,6 +4,7 @@ import importlib
 import json
 import math
 import os
+import socket
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -25,6 +26,7 @@ from twinsight.models import TwoViewModel
 from twinsight.study import Evaluation, explain, plan
 from twinsight.study.publish import summarize
 from twinsight.study.records import unpacked_array
+from twinsight.study.status import write_status
 
 ROOT = Path(__file__).parents[2]
 GRADCAM = ("explainer=gradcam",)
@@ -276,7 +278,7 @@ def test_scores_agree_across_chunk_sizes(tiny):
             assert row["seed"] == expected["seed"]
 
 
-def test_the_status_says_running_while_it_runs_and_finished_afterwards(tiny, monkeypatch):
+def test_the_status_says_running_with_signs_of_life_while_it_runs_and_done_afterwards(tiny, monkeypatch):
     config = tiny(*GRADCAM, "loader.batch_size=2")
     seen = []
     genuine = Evaluation.predict_step
@@ -290,10 +292,12 @@ def test_the_status_says_running_while_it_runs_and_finished_afterwards(tiny, mon
     monkeypatch.setattr(Evaluation, "predict_step", step)
     assert explain(config) == 0
     name = only_cell(config).name
-    assert seen == [{"state": "running", "cell": name, "pairs": 5, "done": 0}] * 3
+    alive = {"host": socket.gethostname(), "pid": os.getpid(), "beat": 0}
+    expected = {"state": "running", "cell": name, "pairs": 5, "done": 0, "before": 0, **alive}
+    assert [{key: status[key] for key in expected} for status in seen] == [expected] * 3
     status = json.loads((only_cell(config) / "status.json").read_text())
     assert status["versions"].pop("torch") == torch.__version__
-    assert (status["state"], status["cell"], status["done"]) == ("finished", name, 5)
+    assert (status["state"], status["cell"], status["done"]) == ("done", name, 5)
 
 
 def test_an_explainer_that_fails_leaves_its_error_and_nothing_that_looks_finished(tiny):
@@ -303,7 +307,8 @@ def test_an_explainer_that_fails_leaves_its_error_and_nothing_that_looks_finishe
     folder = only_cell(config)
     status = json.loads((folder / "status.json").read_text())
     assert (status["state"], status["error"], status["done"]) == ("failed", "RuntimeError: the method is broken", 0)
-    assert {path.name for path in folder.iterdir()} == {"status.json", "config.yaml"}
+    assert "in explain" in status["traceback"]
+    assert {path.name for path in folder.iterdir()} == {"status.json", "config.yaml", "locks"}
 
 
 def test_the_first_error_of_several_processes_stays_in_the_status(tiny, monkeypatch):
@@ -312,7 +317,7 @@ def test_the_first_error_of_several_processes_stays_in_the_status(tiny, monkeypa
     genuine = Evaluation.flush
 
     def another_rank_was_faster(self):
-        self.cells[0].set_status("failed", error="the reason, said by another rank")
+        write_status(self.cells[0].folder, "failed", error="the reason, said by another rank")
         genuine(self)
 
     monkeypatch.setattr(Evaluation, "flush", another_rank_was_faster)
@@ -401,7 +406,7 @@ def test_a_photo_that_cannot_be_read_stops_the_run_where_that_is_asked_for(tiny,
         explain(config)
     folder = only_cell(config)
     assert json.loads((folder / "status.json").read_text())["state"] == "failed"
-    assert {path.name for path in folder.iterdir()} == {"status.json", "config.yaml"}
+    assert {path.name for path in folder.iterdir()} == {"status.json", "config.yaml", "locks"}
 
 
 STAINED, BLIND = (

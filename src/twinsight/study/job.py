@@ -92,8 +92,8 @@ def has_work(cell: StudyCell, retry_failed: bool = False) -> bool:
 def _shown(cell: StudyCell) -> bool:
     if not (cell.folder / "metrics.json").exists():
         return False
-    logger = (cell.config.get("logger") or {}).get("_target_")
     marker = cell.folder / "logged.json"
+    logger = cell.line.logger
     return logger is None or (marker.exists() and logger in json.loads(marker.read_text()))
 
 

@@ -135,7 +135,12 @@ class Lock:
             return False  # another was faster
         pid = os.getpid()
         self._mine = Holder(generation, socket.gethostname(), pid, _machine(), _born(pid), 0)
-        self._write(self._mine)
+        try:
+            self._write(self._mine)
+        except OSError:  # a full disk: a lock that says nothing would hold up others until it counts as silent
+            self._mine = None
+            self._path(generation).unlink(missing_ok=True)
+            raise
         self._stop.clear()
         self._thread = threading.Thread(target=self._live, name="heartbeat", daemon=True)
         self._thread.start()

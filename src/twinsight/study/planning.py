@@ -188,11 +188,12 @@ def _lines(cells: Sequence[Cell], skipped: Sequence[tuple[str, str]], job: int) 
                 forwards=None if each is None else each * pairs,
                 maps=cell.explainer.maps,
                 table=table_facts(cell),
+                logger=(cell.config.get("logger") or {}).get("_target_"),
             )
         )
     for words, reason in skipped:
         name = "skipped-" + hashlib.sha256(words.encode()).hexdigest()[:10]
-        lines.append(PlannedCell(name, None, job, words, {"overrides": words}, 0, 0, 0, {}, reason))
+        lines.append(PlannedCell(name, None, job, words, {"overrides": words}, 0, 0, 0, {}, reason=reason))
     return lines
 
 

@@ -34,6 +34,7 @@ class PlannedCell:
         pairs: how many it has.
         forwards: image forwards that it takes by estimate, all pairs together; None where nobody knows.
         maps: how many maps its explainer makes of a pair.
+        logger: ``_target_`` of the logger that gets it, None for none.
         table: what a table must know beside the records: title, family, controls, columns that do not apply.
         reason: why it is skipped.
     """
@@ -47,6 +48,7 @@ class PlannedCell:
     forwards: int | None
     maps: int
     table: Mapping[str, Any]
+    logger: str | None = None
     reason: str | None = None
 
 
