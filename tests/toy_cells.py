@@ -3,6 +3,9 @@
 An untrained network on 32 pixels, small photos, short curves.
 """
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,8 @@ from twinsight.explainers import Explainer
 from twinsight.explainers.base import Pair
 from twinsight.metrics.functional import average_drop, insertion_deletion
 from twinsight.models import TwoViewModel, small_two_view
+
+ROOT = Path(__file__).parents[1]
 
 TINY = (
     "model=small_two_view",
@@ -78,6 +83,30 @@ def assert_same_results(found: Path, expected: Path) -> None:
         texts = ({column: repr(table[column].to_pylist()) for column in table.column_names} for table in (one, other))
         assert dict(next(texts)) == dict(next(texts))
         assert (found / f"{name}.parquet").read_bytes() == (expected / f"{name}.parquet").read_bytes()
+
+
+def by_command_line(root: Path, photos: Path, *overrides: str) -> subprocess.Popen[str]:
+    """Start ``python run.py`` as a process of its own, on one thread."""
+    arguments = [*TINY, f"data.root={photos}", f"paths.output_root={root}", *overrides]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [sys.executable, ROOT / "run.py", *arguments],
+        cwd=root,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def finished(process: subprocess.Popen[str]) -> str:
+    """Wait for a process, which must not fail; what it printed."""
+    try:
+        output, _ = process.communicate(timeout=600)
+    finally:
+        process.kill()
+    assert process.returncode == 0, output
+    return output
 
 
 def stained_model(input_size: int = 32) -> TwoViewModel:

@@ -1,7 +1,10 @@
 """Averages over pairs as torchmetrics classes: state, and no mathematics."""
 
 import copy
+import json
+import multiprocessing
 import pickle
+from pathlib import Path
 from types import SimpleNamespace
 
 import matplotlib
@@ -11,20 +14,20 @@ import torch
 from toy import tiny_maps, tiny_model, tiny_pair
 from twinsight.errors import UserError
 from twinsight.explainers import ConditionalOcclusion, FeatureVisualization, GradCAM, Inverted, PixelInvariance
-from twinsight.metrics import METRICS, MaxSensitivity, PairMetric
+from twinsight.metrics import ALL_METRICS, METRICS, MaxSensitivity, PairMetric
 from twinsight.metrics.functional import average_drop, insertion_deletion, max_sensitivity
 
-LOWER_IS_BETTER = {"sd", "cd", "sad", "cad", "ms"}
+LOWER_IS_BETTER = {"sd", "cd", "sad", "cad", "ms", "randomization", "full_randomization"}
 
 
-@pytest.fixture(params=METRICS)
+@pytest.fixture(params=ALL_METRICS)
 def field(request):
     return request.param
 
 
 @pytest.fixture
 def metric(field):
-    return METRICS[field]()
+    return ALL_METRICS[field]()
 
 
 def result(field, *values):
@@ -37,8 +40,8 @@ def test_the_table_of_metrics_names_the_fields_of_the_functionals():
     drops = average_drop(tiny_model(0), *pair, *maps)
     sensitivity = max_sensitivity(GradCAM(tiny_model(0)), *pair, draws=2)
     results = {insertion_deletion: curves, average_drop: drops, max_sensitivity: SimpleNamespace(ms=sensitivity)}
-    assert list(METRICS)[:9] == ["si", "sd", "ci", "cd", "sad", "sic", "cad", "cic", "ms"]
-    assert [column for functional in results for column in functional.columns] == list(METRICS)[:9]
+    assert list(METRICS) == ["si", "sd", "ci", "cd", "sad", "sic", "cad", "cic", "ms"]
+    assert [column for functional in results for column in functional.columns] == list(METRICS)
     for functional, source in results.items():
         for name in functional.columns:
             metric = METRICS[name]()
@@ -62,10 +65,10 @@ def test_other_metrics_take_no_bare_tensor():
 def test_uneven_shards_and_a_rank_without_pairs_equal_one_process(field):
     values = torch.rand(1000, generator=torch.Generator().manual_seed(1)).mul(100).tolist()
     values[::7] = [float("nan")] * len(values[::7])
-    whole, merged = METRICS[field](), METRICS[field]()  # `merged` is the rank without pairs
+    whole, merged = ALL_METRICS[field](), ALL_METRICS[field]()  # `merged` is the rank without pairs
     whole.update(result(field, *values))
     for start, stop in ((0, 1), (1, 700), (700, 700), (700, 1000)):
-        shard = METRICS[field]()
+        shard = ALL_METRICS[field]()
         if start < stop:
             shard.update(result(field, *values[start:stop]))
         merged.merge_state(shard)
@@ -73,7 +76,46 @@ def test_uneven_shards_and_a_rank_without_pairs_equal_one_process(field):
     assert (merged.count.item(), merged.missing.item()) == (857, 143)
 
 
-PAPER = list(METRICS)[:9]
+@pytest.mark.slow
+def test_processes_agree_on_the_mean_of_one_even_where_one_has_no_pair(tmp_path):
+    """Through PyTorch's own collectives: pairs split 1 to 699 to none to 300."""
+    context = multiprocessing.get_context("spawn")
+    shards = [(0, 1), (1, 700), (700, 700), (700, 1000)]
+    ranks = [
+        context.Process(target=_compute_on_a_rank, args=(rank, shards, str(tmp_path))) for rank in range(len(shards))
+    ]
+    for process in ranks:
+        process.start()
+    for process in ranks:
+        process.join(timeout=600)
+    assert [process.exitcode for process in ranks] == [0] * len(shards)
+    found = [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in range(len(shards))]
+    for name, metric in ALL_METRICS.items():
+        whole = metric()
+        whole.update(result(name, *_scores(name)))
+        for of_rank in found:
+            assert of_rank[name] == pytest.approx(whole.compute().item(), rel=0, abs=1e-12)
+
+
+def _scores(name):
+    values = torch.rand(1000, generator=torch.Generator().manual_seed(len(name))).mul(100)
+    values[::7] = float("nan")
+    return values.tolist()
+
+
+def _compute_on_a_rank(rank, shards, folder):
+    torch.distributed.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=len(shards))
+    metrics = {name: metric() for name, metric in ALL_METRICS.items()}
+    start, stop = shards[rank]
+    for name, metric in metrics.items():
+        if start < stop:
+            metric.update(result(name, *_scores(name)[start:stop]))
+    means = {name: metric.compute().item() for name, metric in metrics.items()}
+    Path(folder, f"rank{rank}.json").write_text(json.dumps(means))
+    torch.distributed.destroy_process_group()
+
+
+PAPER = list(METRICS)
 NEED_TWO_MAPS = {"si", "sd", "sad", "sic"}
 REASONS = {  # explainer: (columns, part of the reason)
     "gradcam": {},
@@ -105,7 +147,7 @@ def test_the_mean_is_over_all_pairs_of_all_updates(metric, field):
 def test_the_mean_does_not_depend_on_how_pairs_are_split(metric, field):
     values = torch.rand(1000, generator=torch.Generator().manual_seed(0)).tolist()
     metric.update(result(field, *values))
-    single = METRICS[field]()
+    single = ALL_METRICS[field]()
     for value in values:
         single.update(result(field, value))
     assert single.compute().item() == pytest.approx(metric.compute().item(), abs=1e-14)
@@ -145,7 +187,7 @@ def test_copies_and_pickles_keep_the_state_and_go_their_own_ways(metric, field):
 
 
 def test_states_of_two_processes_merge_to_that_of_one(field):
-    first, second, whole = (METRICS[field]() for _ in range(3))
+    first, second, whole = (ALL_METRICS[field]() for _ in range(3))
     first.update(result(field, 1.0, float("nan")))
     second.update(result(field, 2.0, 6.0))
     for values in ((1.0, float("nan")), (2.0, 6.0)):

@@ -5,10 +5,7 @@ import json
 import math
 import os
 import socket
-import subprocess
-import sys
 from contextlib import contextmanager
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,11 +13,11 @@ import pytorch_lightning as pl
 import torch
 import yaml
 
-from toy_cells import COLUMNS, TINY, assert_same_results, cells, composed, only_cell, rows
+from toy_cells import COLUMNS, assert_same_results, by_command_line, cells, composed, finished, only_cell, rows
 from twinsight.data import PairDataset, ShardSampler
 from twinsight.engine import PairBank
 from twinsight.errors import UserError
-from twinsight.metrics import METRICS
+from twinsight.metrics import ALL_METRICS, METRICS
 from twinsight.metrics.functional import average_drop, insertion_deletion
 from twinsight.models import TwoViewModel
 from twinsight.study import Evaluation, explain, plan
@@ -28,7 +25,6 @@ from twinsight.study.publish import summarize
 from twinsight.study.records import unpacked_array
 from twinsight.study.status import write_status
 
-ROOT = Path(__file__).parents[2]
 GRADCAM = ("explainer=gradcam",)
 # Noise is drawn per pair; 36 windows fill one chunk and leave a second to be padded.
 OCCLUSION = (
@@ -220,30 +216,6 @@ def test_a_finished_member_of_a_set_is_not_computed_again(tiny, reference, compu
         assert_same_results(folder, reference[name])
 
 
-def by_command_line(root, photos, *overrides):
-    """Start ``python run.py`` as a process of its own, on one thread."""
-    arguments = [*TINY, f"data.root={photos}", f"paths.output_root={root}", *overrides]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        [sys.executable, ROOT / "run.py", *arguments],
-        cwd=root,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-
-
-def finished(process):
-    """Wait for a process, which must not fail; what it printed."""
-    try:
-        output, _ = process.communicate(timeout=240)
-    finally:
-        process.kill()
-    assert process.returncode == 0, output
-    return output
-
-
 def test_two_ranks_give_the_records_of_one_process_even_where_one_has_no_pair(photos, reference, tmp_path, tiny):
     ddp = ("trainer.devices=2", "trainer.strategy=ddp")
     uneven, lonely = tmp_path / "uneven", tmp_path / "lonely"
@@ -263,6 +235,27 @@ def test_two_ranks_give_the_records_of_one_process_even_where_one_has_no_pair(ph
     assert_same_results(cells(lonely)["gradcam"], only_cell(alone))
     for output in outputs:
         assert output.count("Two-image metrics") == 1  # one rank speaks
+
+
+EVERY_METRIC = (
+    "explainer=smoothgrad",  # noise is drawn per pair
+    "explainer.samples=2",
+    "metrics=[paper,localization,sanity]",
+    "metrics.max_sensitivity.draws=2",
+    "metrics.cascading_randomization.stages=2",
+)
+
+
+@pytest.mark.parametrize("pairs", [3, pytest.param(1, marks=pytest.mark.slow)])  # of one pair, one rank has none
+def test_two_ranks_record_every_metric_as_one_process_does(photos, tmp_path, tiny, pairs):
+    limit = f"data.limit={pairs}"
+    process = by_command_line(tmp_path, photos, *EVERY_METRIC, limit, "trainer.devices=2", "trainer.strategy=ddp")
+    alone = tiny(*EVERY_METRIC, limit)
+    assert explain(alone) == 0
+    finished(process)
+    folder = only_cell(alone)
+    assert_same_results(cells(tmp_path)["smoothgrad"], folder)
+    assert set(ALL_METRICS) <= set(rows(folder)[0])
 
 
 def test_scores_agree_across_chunk_sizes(tiny):
