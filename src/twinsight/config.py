@@ -98,8 +98,9 @@ def conf_folder() -> Path:
 
 
 def register_schema() -> None:
-    """Make the schema, a one-member set for every explainer, and what YAML files may ask of a weight file, known."""
+    """Make the schema, a one-member set for every explainer, and what YAML files may ask for, known."""
     OmegaConf.register_new_resolver("saved_input_size", _saved_input_size, replace=True)
+    OmegaConf.register_new_resolver("options_of", _options_of, replace=True)
     store = ConfigStore.instance()
     store.store(name="schema", node=Config)
     # `explainers=[a,b]` composes each member on its own; deriving the members keeps a new explainer at one YAML file.
@@ -113,6 +114,14 @@ def _saved_input_size(checkpoint: str | None) -> int:
     from twinsight.models import saved_input_size  # brings torch along, which --help does without
 
     return saved_input_size(checkpoint)
+
+
+def _options_of(name: str, *, _root_: DictConfig) -> dict[str, Any]:
+    """``${options_of:gradcam}`` is what the set says of its member of that name, so that a control follows its row."""
+    member = OmegaConf.select(_root_, f"explainers.options.{name}")
+    if member is None:
+        return {}
+    return {str(key): value for key, value in member.items() if key not in (*HYDRA_KEYS, "protocol")}
 
 
 def options(group: str) -> list[str]:

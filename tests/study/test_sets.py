@@ -75,6 +75,73 @@ def test_sets_add_up(planned):
     assert found == ["gradcam", "random", "matched_random", "inverted", "partner_swapped", "lafam"]
 
 
+CONTROLLED = {
+    "occlusion": "conditional_occlusion",
+    "cam": "gradcam",
+    "gradient": "input_x_gradient",
+    "invariance": "pixel_invariance",
+}
+KINDS = ("matched_random", "inverted", "partner_swapped")
+
+
+def test_the_papers_table_adds_controls_of_one_explainer_of_each_family(planned):
+    found = {cell.label: cell for cell in planned("experiment=paper_table").cells}
+    assert list(found) == [*PAPER, "random", "lafam", *(f"{kind}_{family}" for kind in KINDS for family in CONTROLLED)]
+    assert len({cell.digest for cell in found.values()}) == 30
+    assert set(found["gradcam"].metrics) == {"insertion_deletion", "average_drop", "max_sensitivity"}
+
+
+def test_what_is_set_for_a_row_holds_for_its_controls(planned):
+    set_ = {"conditional_occlusion": "window=8", "gradcam": "form=canonical", "pixel_invariance": "epochs=10"}
+    for overrides in ((), [f"explainers.options.{row}.{option}" for row, option in set_.items()]):
+        found = {cell.label: cell.explainer for cell in planned("experiment=paper_table", *overrides).cells}
+        for family, row in CONTROLLED.items():
+            for kind in KINDS:
+                assert found[f"{kind}_{family}"].options["of"] == found[row].identity()
+    assert found["pixel_invariance"].options["epochs"] == 10
+    cells_of = planned(
+        "explainers=[gradcam,controls]", "explainers.of=gradcam", "explainers.options.gradcam.form=canonical"
+    ).cells
+    found = {cell.label: cell for cell in cells_of}
+    for kind in KINDS:
+        assert found[kind].explainer.options["of"]["options"]["form"] == "canonical"
+        assert found[kind].config["explainer"]["options"]["form"] == "canonical"  # which alone gives the same cell
+
+
+def test_the_papers_table_is_computed_from_its_command(photos, tmp_path):
+    config = composed(
+        "experiment=paper_table",
+        f"data.root={photos}",
+        f"paths.output_root={tmp_path}",
+        "data.limit=2",
+        "metrics.insertion_deletion.points=4",
+        "metrics.max_sensitivity.draws=1",
+        "explainers.options.conditional_occlusion.stride=22",
+        "explainers.options.context_agnostic_occlusion.stride=22",
+        "explainers.options.pairwise_occlusion.num_samples=4",
+        "explainers.options.pixel_invariance.samples=8",
+        *(f"explainers.options.{name}.samples=1" for name in ("smoothgrad", "smoothgrad_g")),
+    )
+    validate(config)
+    assert explain(config) == 0
+    (folder,) = (tmp_path / "sets").iterdir()
+    lines = pq.read_table(folder / "tables" / "results.parquet").to_pylist()
+    assert len(lines) == 30 * 9
+    missing = {(line["row"], line["metric"]) for line in lines if line["mean"] is None}
+    labels = dict.fromkeys(line["row"] for line in lines)
+    assert missing == {
+        *((label, metric) for label in labels for metric in ("si", "sd", "sad", "sic", "ms") if "invariance" in label),
+        *((label, "ms") for label in labels if "occlusion" in label),
+    }
+    assert {line["gain_over"] for line in lines if line["row"] in CONTROLLED.values() and line["gain"] is not None} == {
+        f"matched_random_{family}" for family in CONTROLLED
+    }
+    means, _ = (folder / "tables" / "results.md").read_text().split("## Gain over matched random")
+    assert means.count("-<sup>") == len(missing)
+    for reason in ("does not define it for occlusion", "Both views need a map"):
+        assert reason in means
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """Controls of Grad-CAM and a method that makes images, on two photos."""
@@ -256,7 +323,7 @@ def test_a_member_that_does_not_fit_the_model_is_left_out_and_the_others_run(tin
 
 def test_alone_or_all_together_what_does_not_fit_is_an_error(tiny):
     for chosen in ("explainer=partner_swapped", "explainers=[partner_swapped]"):
-        with pytest.raises(UserError, match="needs two photos at least"):
+        with pytest.raises(UserError, match="partner_swapped explains against another photo: it needs two photos"):
             explain(tiny(chosen, "data.limit=1"))
 
 

@@ -160,7 +160,9 @@ def _explainer(name: Any, node: DictConfig, model: TwoViewModel, photos: int, se
     if not isinstance(explainer, Explainer):
         raise UserError(f"`{name}._target_` must build an Explainer, got {type(explainer).__name__}")
     if explainer.needs_partner and photos < 2:
-        raise NotApplicable(f"{name} explains against another photo: it needs two photos at least (data.limit)")
+        raise NotApplicable(
+            f"{explainer.name} explains against another photo: it needs two photos at least (data.limit)"
+        )
     return explainer
 
 
