@@ -207,6 +207,15 @@ def test_an_output_root_that_cannot_be_written_is_a_user_error_with_its_path(cal
     assert "Traceback" not in error
 
 
+def test_an_output_root_that_leads_nowhere_is_a_user_error_with_its_path(call_task, tmp_path):
+    (tmp_path / "scratch").symlink_to(tmp_path / "not mounted")
+    code, _, error = call_task("finish", f"paths.output_root={tmp_path / 'scratch'}")
+    assert code == 2
+    assert error.startswith(f"error: {tmp_path / 'scratch'}: no folder can be made there")
+    assert "paths.output_root=DIR" in error
+    assert error.count("\n") == 1
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

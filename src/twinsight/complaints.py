@@ -28,6 +28,7 @@ from twinsight.signatures import arguments, closest, locate
 
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 _NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
+_NO_PLACE = (errno.ENOENT, errno.EEXIST)  # from mkdir: a link that leads nowhere, a disk that is not mounted
 
 
 def explain_error(error: BaseException) -> str | None:
@@ -196,6 +197,9 @@ def _disk(error: BaseException) -> str | None:
         return f"{place}no space left on the disk: free some, or {elsewhere}"
     if number in _NOT_ALLOWED and path:
         return f"{place}{os.strerror(number).lower()}: change its rights, or {elsewhere}"
+    frame = _innermost_frame(error)
+    if number in _NO_PLACE and path and frame is not None and frame.f_code.co_name == "mkdir":
+        return f"{place}no folder can be made there: mend the link or mount the disk, or {elsewhere}"
     return None
 
 
