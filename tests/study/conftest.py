@@ -59,3 +59,16 @@ def explained(tiny: Callable[..., DictConfig]) -> Callable[..., Path]:
         return only_cell(config)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def plain(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The cells of ``toy_studies.TWO``, each run alone and whole, by name."""
+    root = tmp_path_factory.mktemp("plain")
+    for explainer in ("gradcam", "lafam"):
+        for seed in (0, 1):
+            config = composed(
+                f"data.root={photos}", f"paths.output_root={root}", f"explainer={explainer}", f"seed={seed}"
+            )
+            assert explain(config) == 0
+    return {folder.name: folder for folder in (root / "cells").iterdir()}

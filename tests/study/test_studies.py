@@ -8,67 +8,28 @@ import signal
 import time
 from contextlib import suppress
 
-import hydra
 import pytest
 import yaml
-from hydra.core.global_hydra import GlobalHydra
 
-from toy_cells import TINY, assert_same_results, cells, composed, rows, write_photo
-from twinsight.config import conf_folder, register_schema
+from toy_cells import cells, composed, rows, write_photo
+from toy_studies import TWO, assert_as_plain, planned, run
 from twinsight.data import ImageFolder
 from twinsight.errors import UserError
 from twinsight.models import TwoViewModel
-from twinsight.study import Planner, Study, explain
+from twinsight.study import Planner, Study
 from twinsight.study.aggregate import flat_records, tabulate_study
 from twinsight.study.children import run_in_child, warm_up
 from twinsight.study.evaluation import Evaluation
 from twinsight.study.job import Order, has_work, run_job
-from twinsight.study.planning import draft
 from twinsight.study.progress import Progress, cost_lines, status_lines
 from twinsight.study.prune import prune
 from twinsight.study.shards import Shard
 from twinsight.study.status import read_status, write_status
 
-TWO = ("explainer=gradcam,lafam", "seed=0,1")
-
-
-def planned(root, photos, *words, name="toy"):
-    """A study, planned as ``-m`` plans it."""
-    register_schema()
-    words = [*TINY, f"data.root={photos}", f"paths.output_root={root}", f"study={name}", *words]
-    with hydra.initialize_config_dir(str(conf_folder()), version_base="1.3"):
-        loader = GlobalHydra.instance().config_loader()
-        return draft(words, lambda combination: hydra.compose("config", list(combination)), loader).write()
-
-
-def run(study, **options):
-    """Every job of a study that has work, in this process; the exit codes."""
-    chosen = [job for job, members in study.jobs.items() if any(has_work(cell, **options) for cell in members)]
-    return [run_job(Order(str(study.root), study.name, job, **options)) for job in chosen]
-
 
 @pytest.fixture
 def study(tmp_path, photos):
     return planned(tmp_path, photos, *TWO)
-
-
-@pytest.fixture(scope="module")
-def plain(photos, tmp_path_factory):
-    """The cells of ``TWO``, each run alone and whole, by name."""
-    root = tmp_path_factory.mktemp("plain")
-    for explainer in ("gradcam", "lafam"):
-        for seed in (0, 1):
-            config = composed(
-                f"data.root={photos}", f"paths.output_root={root}", f"explainer={explainer}", f"seed={seed}"
-            )
-            assert explain(config) == 0
-    return {folder.name: folder for folder in (root / "cells").iterdir()}
-
-
-def assert_as_plain(study, plain):
-    assert {cell.name for cell in study.cells} == set(plain)
-    for cell in study.cells:
-        assert_same_results(cell.folder, plain[cell.name])
 
 
 def test_a_plan_names_every_cell_and_freezes_its_configuration(study):

@@ -1,13 +1,11 @@
 """Jobs in processes of their own, which are ready at once and whose end is always known."""
 
-import logging
-import logging.config
 import multiprocessing
 import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing.connection import wait
 from typing import Any
@@ -32,13 +30,13 @@ def warm_up() -> None:
     ensure_running()
 
 
-def run_in_child(work: Work, order: Any, logging_config: Mapping[str, Any] | None = None) -> int:
-    """``work(order)`` in a child process; its exit code, negative where a signal killed it.
+def run_in_child(work: Work, order: Any, prepare: Callable[[], Any] | None = None) -> int:
+    """``work(order)``, after ``prepare()``, in a child process; its exit code, negative where a signal killed it.
 
     Ctrl-C and SIGTERM are handed on, and waited for; a child whose parent dies ends itself like one that got SIGTERM.
     """
     context = multiprocessing.get_context("forkserver")
-    child = context.Process(target=_child, args=(work, order, logging_config), name="twinsight-job")
+    child = context.Process(target=_child, args=(work, order, prepare), name="twinsight-job")
     child.start()
     try:
         child.join()
@@ -63,13 +61,13 @@ def _stop(child: Any, asked: signal.Signals) -> None:
         child.join()
 
 
-def _child(work: Work, order: Any, logging_config: Mapping[str, Any] | None) -> None:
+def _child(work: Work, order: Any, prepare: Callable[[], Any] | None) -> None:
     # Out of the terminal's group: Ctrl-C reaches the parent, which hands it on once.
     os.setsid()
     prepare_environment()
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    if logging_config is not None:
-        logging.config.dictConfig(dict(logging_config))
+    if prepare is not None:
+        prepare()
     threading.Thread(target=_die_with_the_parent, name="parent watch", daemon=True).start()
     code = exit_code(lambda: work(order))
     sys.exit(code)

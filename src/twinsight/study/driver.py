@@ -7,6 +7,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,7 @@ def sweep(master: DictConfig, words: Sequence[str], context: HydraContext, task:
         master.hydra.runtime.output_dir = str(Path(master.hydra.sweep.dir).resolve())
     Path(master.hydra.runtime.output_dir).mkdir(parents=True, exist_ok=True)
     configure_log(master.hydra.job_logging, master.hydra.verbose)
+    shard_count(master.shard, 1, 0)  # which refuses what is no number
     local = _is_local(master)
     study = _planned(master, words, context.config_loader)
     launcher = Plugins.instance().instantiate_launcher(
@@ -71,8 +73,8 @@ def run_as_job(config: DictConfig) -> int:
     master = HydraConfig.get()
     if not _is_local(OmegaConf.create({"hydra": {"launcher": master.launcher}})) or config.debug.enabled:
         return run_job(order)
-    logging_config: Any = OmegaConf.to_container(master.job_logging, resolve=True)
-    code = run_in_child(run_job, order, logging_config)
+    job_logging: Any = OmegaConf.to_container(master.job_logging, resolve=True)
+    code = run_in_child(run_job, order, partial(configure_log, DictConfig(job_logging), master.verbose))
     if code < 0:
         _note_kill(order, -code)
     return 1 if code else 0

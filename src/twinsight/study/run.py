@@ -1,5 +1,6 @@
 """The work on planned cells: locked, computed pair by pair, recorded, closed."""
 
+import logging
 import os
 import shutil
 import socket
@@ -27,6 +28,8 @@ from twinsight.study.planner import Plan
 from twinsight.study.records import compact, done_indices, read
 from twinsight.study.shards import WHOLE, Shard, other_workers, shard_lock
 from twinsight.study.status import State, read_status, write_status
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -189,6 +192,7 @@ def _compute(
             _write_config(cell)
             write_status(cell.folder, "planned")  # whatever an earlier run said
             held.show(cell)
+            log.debug("computing %s: %d of %d pairs are done", cell.name, held.recorded[cell.name], pairs)
     try:
         # Whole views go through alone and perturbed ones in chunks: reduced-precision kernels would tell them apart.
         torch.backends.cudnn.allow_tf32 = False

@@ -1,0 +1,37 @@
+"""Studies that take seconds, of the tiny cells of ``toy_cells``."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import hydra
+from hydra.core.global_hydra import GlobalHydra
+
+from toy_cells import TINY, assert_same_results
+from twinsight.config import conf_folder, register_schema
+from twinsight.study import Study
+from twinsight.study.job import Order, has_work, run_job
+from twinsight.study.planning import draft
+
+TWO = ("explainer=gradcam,lafam", "seed=0,1")
+
+
+def planned(root: Path, photos: Path, *words: str, name: str = "toy") -> Study:
+    """A study, planned as ``-m`` plans it."""
+    register_schema()
+    overrides = [*TINY, f"data.root={photos}", f"paths.output_root={root}", f"study={name}", *words]
+    with hydra.initialize_config_dir(str(conf_folder()), version_base="1.3"):
+        loader = GlobalHydra.instance().config_loader()
+        return draft(overrides, lambda combination: hydra.compose("config", list(combination)), loader).write()
+
+
+def run(study: Study, **options: bool) -> list[int]:
+    """Every job of a study that has work, in this process; the exit codes."""
+    chosen = [job for job, members in study.jobs.items() if any(has_work(cell, **options) for cell in members)]
+    return [run_job(Order(str(study.root), study.name, job, **options)) for job in chosen]
+
+
+def assert_as_plain(study: Study, plain: Mapping[str, Path]) -> None:
+    """Every cell has the records of the one of the same name in ``plain``."""
+    assert {cell.name for cell in study.cells} == set(plain)
+    for cell in study.cells:
+        assert_same_results(cell.folder, plain[cell.name])
