@@ -52,6 +52,7 @@ class Planner:
     def __init__(self) -> None:
         self._models: dict[str, dict[int, TwoViewModel]] = {}
         self._photos: dict[str, tuple[Photos, str]] = {}
+        self._others: dict[str, Any] = {}
         self._checked: set[str] = set()
 
     def validate(self, config: DictConfig) -> None:
@@ -73,8 +74,8 @@ class Planner:
         assert isinstance(composed, dict)
         model = self.model(config)
         photos, digest = self._photos_of(config, composed["data"])
-        views = hydra.utils.instantiate(config.views)
-        metrics = {name: hydra.utils.instantiate(node) for name, node in (config.metrics or {}).items()}
+        views = self._built(composed["views"])
+        metrics = {name: self._built(node) for name, node in (composed["metrics"] or {}).items()}
         identities = {name: _metric_identity(metric, views.size) for name, metric in metrics.items()}
         members = config.explainers.options if config.explainers else None
         chosen = members or {"explainer": config.explainer}
@@ -135,6 +136,13 @@ class Planner:
         built[seed] = hydra.utils.instantiate(config.model)
         agreed = [model for model in built.values() if weights_digest(model) == weights_digest(built[seed])]
         return agreed[0]
+
+    def _built(self, node: Mapping[str, Any]) -> Any:
+        """What a resolved node builds, once for all that are equal."""
+        key = _key(node)
+        if key not in self._others:
+            self._others[key] = hydra.utils.instantiate(node)
+        return self._others[key]
 
     def _photos_of(self, config: DictConfig, node: Mapping[str, Any]) -> tuple[Photos, str]:
         key = _key(node)
