@@ -54,7 +54,7 @@ class RecordWriter:
         # Taken out before writing: after a failure half way, a second flush must not write records without their maps.
         rows, self._rows = self._rows, {table: [] for table in TABLES}
         for table in TABLES:
-            write_atomically(self.folder / table / name, partial(pq.write_table, _table(rows[table])))
+            write_atomically(self.folder / table / name, partial(_write, _table(rows[table])))
 
 
 def packed_array(name: str, values: Tensor | None) -> dict[str, Any]:
@@ -101,25 +101,30 @@ def compact(folder: Path, metadata: dict[str, str]) -> None:
         table = table.take(first).combine_chunks()
         table = table.select(_in_order(part.column_names for part in parts))
         table = table.replace_schema_metadata(metadata)
-        write_atomically(folder / f"{name}.parquet", partial(pq.write_table, table))
+        write_atomically(folder / f"{name}.parquet", partial(_write, table))
     shutil.rmtree(folder / "fragments", ignore_errors=True)
 
 
 def read(folder: Path, table: str = "records") -> list[dict[str, Any]]:
     """Rows of a finished cell in pair order; tables are ``records``, ``arrays`` and ``timings``."""
-    return pq.read_table(folder / f"{table}.parquet").to_pylist()
+    return pq.read_table(folder / f"{table}.parquet", page_checksum_verification=True).to_pylist()
 
 
 def _readable(folder: Path, table: str) -> Iterable[pa.Table]:
     whole = folder / f"{table}.parquet"
     for path in [*([whole] if whole.exists() else []), *sorted((folder / "fragments" / table).glob("*.parquet"))]:
         try:
-            yield pq.read_table(path)
+            yield pq.read_table(path, page_checksum_verification=True)
         except (pa.ArrowInvalid, OSError) as error:
             if isinstance(error, OSError) and error.errno is not None:
                 raise  # the disk's trouble, not the file's: it may well be whole
             log.warning("%s cannot be read (%s): its pairs are computed again", path, error)
             path.unlink(missing_ok=True)
+
+
+def _write(table: pa.Table, path: Path) -> None:
+    """Write Parquet with a checksum for every page: a flipped bit must not pass for a number."""
+    pq.write_table(table, path, write_page_checksum=True)
 
 
 def _table(rows: list[dict[str, Any]]) -> pa.Table:
