@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from toy_cells import TINY
+from toy_cells import TINY, assert_same_results
 from toy_studies import TWO, assert_as_plain, planned
 from twinsight.study import Study
 from twinsight.study.job import Order, has_work, run_job
@@ -193,3 +193,28 @@ def test_what_can_be_asked_of_a_study(monkeypatch, capsys, tmp_path, photos):
     assert "removed: results of 4 cells" in capsys.readouterr().out
     assert json.loads((study.folder / "study.json").read_text())["name"] == "typed"
     assert all(has_work(cell) for cell in study.cells)
+
+
+@pytest.mark.slow
+def test_a_run_of_which_one_rank_dies_ends_and_goes_on_later(tmp_path, photos):
+    """Lightning ends such a run by SIGKILL: nothing can be written then, and the next run finds the holder dead."""
+    slow = ("explainer=conditional_occlusion", "explainer.window=8", "explainer.stride=1", "loader.batch_size=1")
+    cell = [*TINY, f"data.root={photos}", *slow]
+    process = typed(*cell, f"paths.output_root={tmp_path}", "trainer.devices=2", "trainer.strategy=ddp")
+    deadline = time.monotonic() + 300
+    while not (fragments := list(tmp_path.glob("cells/*/status.json"))) or "running" not in fragments[0].read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    other = []
+    while not other:
+        assert time.monotonic() < deadline
+        ranks = subprocess.run(["pgrep", "-P", str(process.pid), "-f", "run.py"], capture_output=True, text=True)
+        other = [int(pid) for pid in ranks.stdout.split()]
+    time.sleep(12)  # so that it has joined
+    os.kill(other[0], signal.SIGKILL)
+    process.communicate(timeout=300)
+    assert process.returncode != 0
+    ended(typed(*cell, f"paths.output_root={tmp_path}"))
+    ended(typed(*cell, f"paths.output_root={tmp_path / 'undisturbed'}"))
+    (found,), (expected,) = ((root / "cells").iterdir() for root in (tmp_path, tmp_path / "undisturbed"))
+    assert_same_results(found, expected)
