@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from plotting.conftest import pixels_of
 from twinsight.plotting import draw_curves
-from twinsight.plotting.curves import COLORS
+from twinsight.plotting.charts import COLORS
 
 
 def test_curves_run_from_no_pixels_to_all():

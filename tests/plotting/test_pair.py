@@ -168,7 +168,7 @@ def test_threads_draw_the_same_picture_as_one(photo, corner, tmp_path):
         ({"view2": np.zeros((3, 8, 8))}, r"`view2` must have shape"),
         ({"map1": np.zeros((1, 8, 8))}, r"`map1` must have shape"),
         ({"map2": np.zeros(8)}, r"`map2` must have shape"),
-        ({"path": "pair.jpg"}, r"`path` must end in .png, got 'pair.jpg'"),
+        ({"path": "pair.jpg"}, r"`path` must end in .png or .pdf, got 'pair.jpg'"),
     ],
 )
 def test_bad_arguments_are_refused_by_name(photo, corner, changes, message):

@@ -9,15 +9,14 @@ from typing import Any, ClassVar, NamedTuple, Self
 
 import pytorch_lightning as pl
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from twinsight.engine import PairBank, baseline_image, check_views, generator, seeds_from_pixels
 from twinsight.errors import UserError
+from twinsight.explainers.drawing import plot, plot_on_photo
 from twinsight.explainers.geometry import MapGeometry
 from twinsight.models import TwoViewModel, evaluating, full_precision
 from twinsight.naming import snake_case
-from twinsight.plotting import draw_explanation
 from twinsight.protocol import resolve
 
 EXPLAINERS: dict[str, type["Explainer"]] = {}
@@ -334,27 +333,39 @@ class PairExplanation:
         map2 = None if self.map2 is None else self.geometry.resize(self.map2, size)
         return self.geometry.resize(self.map1, size), map2
 
-    def plot(self, index: int = 0, axes: tuple[Any, Any] | None = None) -> tuple[Any, Any]:
-        """Draw the maps of pair ``index`` over its views.
+    def plot(self, index: int = 0, axes: tuple[Any, Any] | None = None, inches: float | None = None) -> tuple[Any, Any]:
+        """Draw the maps of pair ``index`` over its views, on one scale; a notebook shows them at once.
 
         Args:
             index: which pair of the batch.
-            axes: two matplotlib axes to draw on; None makes a figure (``axes[0].figure`` to show or save).
+            axes: two matplotlib axes to draw on; None makes a figure with a colour bar.
+            inches: width of that figure, such as ``plotting.COLUMN``; None is 7.
 
         Returns:
-            the two axes.
+            the two axes (``axes[0].figure`` to show; ``plotting.write_figure`` writes it as PNG or PDF).
 
         Raises:
             UserError: the explanation does not hold its views.
         """
-        if self.views is None:
-            raise UserError("this explanation does not hold its views: build it with `views` to draw it")
-        if axes is None:
-            figure = Figure(figsize=(7, 3.5), layout="constrained")
-            axes = tuple(figure.subplots(1, 2))
-            figure.suptitle(f"{self.title}: similarity {self.score[index]:.3f}")
-        image1, image2 = (view[index].movedim(0, -1).cpu().numpy() for view in self.views)
-        maps = self.resized((image1.shape[0], image1.shape[1]))
-        map2 = None if maps[1] is None else maps[1][index].cpu().numpy()
-        draw_explanation(axes[0], axes[1], image1, image2, maps[0][index].cpu().numpy(), map2)
-        return axes
+        return plot(self, index, axes, inches)
+
+    def plot_on_photo(
+        self,
+        photo: Any,
+        geometry: Any,
+        index: int = 0,
+        axes: tuple[Any, Any] | None = None,
+        inches: float | None = None,
+    ) -> tuple[Any, Any]:
+        """Draw the maps of pair ``index`` on the photo that its views were cut from, turned back if mirrored.
+
+        Args:
+            photo: the whole photo, a Pillow image or ``(H, W, 3)`` floats in [0, 1]; two of them where view 1 and
+                view 2 are of different photos.
+            geometry: where view 1 and view 2 lie on it: ``batch.geometry[index]`` of the data module.
+            index, axes, inches: as for :meth:`plot`.
+
+        Returns:
+            the two axes.
+        """
+        return plot_on_photo(self, photo, geometry, index, axes, inches)

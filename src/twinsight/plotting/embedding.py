@@ -4,12 +4,11 @@ from itertools import cycle
 from pathlib import Path
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
-from twinsight.plotting.curves import COLORS
-from twinsight.plotting.figure import DPI, INK, write_png
+from twinsight.plotting.charts import COLORS
+from twinsight.plotting.figure import DPI, INK, blank_figure, write_figure
 
 MARKERS = ("o", "^", "s")
 
@@ -23,10 +22,10 @@ def draw_embedding(
         points: ``(N, 2)`` floats.
         labels: ``(N,)`` integers.
         title: written above.
-        path: PNG to write; it appears whole.
+        path: PNG at 150 dpi or PDF to write; it appears whole.
 
     Raises:
-        ValueError: the shapes do not fit, or ``path`` does not end in ``.png``.
+        ValueError: the shapes do not fit, or ``path`` is neither PNG nor PDF.
 
     >>> figure = draw_embedding([[0.0, 0.0], [1.0, 1.0]], [0, 1])
     >>> [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
@@ -35,8 +34,7 @@ def draw_embedding(
     places, classes = np.asarray(points, dtype=float), np.asarray(labels)
     if places.ndim != 2 or places.shape[1] != 2 or classes.shape != (len(places),):
         raise ValueError(f"`points` must be (N, 2) and `labels` (N,), got {places.shape} and {classes.shape}")
-    figure = Figure(figsize=(760 / DPI, 640 / DPI), dpi=DPI, layout="constrained", facecolor="white")
-    FigureCanvasAgg(figure)
+    figure = blank_figure(760 / DPI, 640 / DPI)
     axes = figure.add_subplot()
     markers = (marker for marker in cycle(MARKERS) for _ in COLORS)
     for name, color, marker in zip(np.unique(classes), cycle(COLORS), markers, strict=False):
@@ -47,5 +45,5 @@ def draw_embedding(
         axes.set_title(title, loc="left", fontsize=11, fontweight="bold", color=INK, parse_math=False)
     axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False, fontsize=8, markerscale=2)
     if path is not None:
-        write_png(figure, path)
+        write_figure(figure, path, DPI)
     return figure

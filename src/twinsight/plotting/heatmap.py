@@ -46,20 +46,35 @@ def overlay(
     ((0.0, 2.0), (-0.5, 7.5, 7.5, -0.5))
     """
     heatmap = checked_heatmap(heatmap)
-    if not 0 < alpha <= 1:
-        raise ValueError(f"`alpha` must lie in (0, 1], got {alpha}")
     if not 0 <= saturation <= 1:
         raise ValueError(f"`saturation` must lie in [0, 1], got {saturation}")
+    _check_alpha(alpha)
+    signed = is_signed(heatmap) if signed is None else signed
+    if limit is not None:
+        _explicit_limits(limit, signed)
+    photo = show_photo(axes, image, saturation)
+    return draw_map(axes, heatmap, photo.get_extent(), signed=signed, alpha=alpha, limit=limit)
+
+
+def draw_map(
+    axes: Axes,
+    heatmap: ArrayLike,
+    extent: tuple[float, float, float, float],
+    signed: bool | None = False,
+    alpha: float = 0.75,
+    limit: float | tuple[float, float] | None = None,
+) -> AxesImage:
+    """A map without its photo, stretched over ``extent`` (left, right, bottom, top); else as :func:`overlay`."""
+    heatmap = checked_heatmap(heatmap)
+    _check_alpha(alpha)
     signed = is_signed(heatmap) if signed is None else signed
     low, high = color_limits(heatmap, signed=signed) if limit is None else _explicit_limits(limit, signed)
-
-    photo = show_photo(axes, image, saturation)
     flaw = degeneracy(heatmap, signed)
     artist = axes.imshow(
         heatmap if flaw is None else np.full_like(heatmap, np.nan),
         cmap=fading_colormap(bool(signed), alpha),
         norm=Normalize(low, high),
-        extent=photo.get_extent(),
+        extent=extent,
         interpolation="bilinear",
         interpolation_stage="data",
     )
@@ -118,6 +133,11 @@ def checked_heatmap(heatmap: ArrayLike, name: str = "heatmap") -> NDArray[np.flo
         remedy = "; draw one map of a batch at a time" if heatmap.ndim > 2 else ""
         raise ValueError(f"`{name}` must have shape (h, w), got {heatmap.shape}{remedy}")
     return heatmap
+
+
+def _check_alpha(alpha: float) -> None:
+    if not 0 < alpha <= 1:
+        raise ValueError(f"`alpha` must lie in (0, 1], got {alpha}")
 
 
 def _explicit_limits(limit: float | tuple[float, float], signed: bool) -> tuple[float, float]:

@@ -13,8 +13,8 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
-from twinsight.plotting.curves import COLORS
-from twinsight.plotting.figure import MUTED, RULE, PixelFigure, checked_png, write_png
+from twinsight.plotting.charts import COLORS
+from twinsight.plotting.figure import MUTED, RULE, PixelFigure, checked_path
 from twinsight.plotting.furniture import HEADER, draw_header, readable
 from twinsight.plotting.heatmap import checked_image, show_photo
 
@@ -44,13 +44,14 @@ def draw_images(
         title: what made the images.
         subtitle: what was explained.
         trace_label: what the traces hold.
-        path: PNG to write at 150 dpi; it appears whole.
+        path: PNG at 150 dpi or PDF to write; it appears whole.
 
     Returns:
         the figure; its axes are the views, the images row by row, and the traces, one axes per column.
 
     Raises:
-        ValueError: no image, a wrong shape or range, names of images and traces differ, or ``path`` is no PNG.
+        ValueError: no image, a wrong shape or range, names of images and traces differ, or ``path`` is neither PNG
+            nor PDF.
 
     >>> grey = np.full((8, 8, 3), 0.5)
     >>> figure = draw_images({"View 1": grey}, {"a": grey, "b": grey}, {"a": [0.0, 1.0], "b": [1.0, 0.5]}, 0.9)
@@ -58,7 +59,7 @@ def draw_images(
     5
     """
     if path is not None:
-        checked_png(path)
+        checked_path(path)
     if not images or images.keys() != traces.keys():
         raise ValueError(f"`images` and `traces` must have the same names, got {[*images]} and {[*traces]}")
     shown = {caption: checked_image(view, caption) for caption, view in views.items()}
@@ -106,7 +107,7 @@ def draw_images(
     room = content if wide else width
     page.write(MARGIN, traces_top - CAPTION * wide, trace_label, size=8.5, color=MUTED, width=room)
     if path is not None:
-        write_png(page.figure, path)
+        page.save(path)
     return page.figure
 
 

@@ -9,9 +9,10 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from numpy.typing import ArrayLike, NDArray
 
-from twinsight.plotting.figure import MUTED, PixelFigure, checked_png, write_png
+from twinsight.plotting.figure import MUTED, PixelFigure, checked_path
 from twinsight.plotting.furniture import BAR, HEADER, ScoreTable, draw_color_bar, draw_header
 from twinsight.plotting.heatmap import checked_heatmap, checked_image, overlay, show_photo
+from twinsight.plotting.original import Place, overlay_on_photo
 from twinsight.plotting.scale import shared_scale
 
 # Lengths in pixels. Panels keep a view's own pixels within these heights, and a row of them within these widths.
@@ -30,8 +31,13 @@ def draw_pair(
     scores: Mapping[str, float] | None = None,
     path: str | Path | None = None,
     signed: bool | None = None,
+    photos: tuple[ArrayLike, ArrayLike] | None = None,
+    places: tuple[Place, Place] | None = None,
+    inches: float | None = None,
 ) -> Figure:
     """One figure: both views as they are, the heatmaps over them on one shared scale, the similarity and scores.
+
+    With ``photos``, a last row shows where both views lie on what they were cut from, and their maps there.
 
     Views that are 384 to 512 pixels high keep their pixels, one to one; others are scaled into that range.
 
@@ -44,18 +50,25 @@ def draw_pair(
         title: what made the maps, as a reader should see it ("Conditional occlusion").
         subtitle: what was explained (file name, model); a long one loses its middle.
         scores: metric values by name, written under the maps.
-        path: PNG to write at 150 dpi; it appears whole, and its folder is made if needed.
+        path: PNG or PDF to write; it appears whole, and its folder is made if needed.
         signed: as for :func:`twinsight.plotting.overlay`; None decides from both maps together.
+        photos: ``(H, W, 3)`` floats in [0, 1], the whole photos behind view 1 and view 2, mostly the same one.
+        places: where on them the views lie; needed with ``photos``.
+        inches: width for print, such as ``plotting.COLUMN``: no margins, and PNGs at 300 dpi. None makes a picture for
+            the screen, at 150 dpi.
 
     Raises:
-        ValueError: an argument has a wrong shape or range, or ``path`` does not end in ``.png``.
+        ValueError: an argument has a wrong shape or range, ``photos`` comes without ``places``, or ``path`` is neither
+            PNG nor PDF.
 
     >>> figure = draw_pair(np.zeros((64, 64, 3)), np.ones((64, 64, 3)), np.eye(8), None, 0.25, title="Grad-CAM")
     >>> [text.get_text() for text in figure.texts][:3]
     ['0.250', 'similarity', 'Grad-CAM']
     """
     if path is not None:
-        checked_png(path)
+        checked_path(path)
+    if (photos is None) != (places is None):
+        raise ValueError("`photos` and `places` belong together: give both or neither")
     views = [checked_image(view1, "view1"), checked_image(view2, "view2")]
     maps = [checked_heatmap(map1, "map1")] + ([] if map2 is None else [checked_heatmap(map2, "map2")])
     signed, limit = shared_scale(maps, signed)
@@ -67,8 +80,12 @@ def draw_pair(
     content = max(ROW_WIDTHS[0], lefts[-1] + widths[-1] - MARGIN)
     panels = height if len(maps) == 1 else 2 * height + GAP
     bar = 0 if limit is None else BAR
+    wholes = [] if photos is None else [checked_image(photo, "photos") for photo in photos]
+    whole_height, whole_widths = _fitting(wholes, lefts[min(1, len(lefts) - 1)] + widths[1] - MARGIN)
+    row = CAPTION + GAP + whole_height if wholes else 0
     table = ScoreTable(scores or {}, content)
-    page = PixelFigure(content + 2 * MARGIN, 2 * MARGIN + HEADER + CAPTION + panels + bar + table.height)
+    page_height = 2 * MARGIN + HEADER + CAPTION + panels + bar + row + table.height
+    page = PixelFigure(content + 2 * MARGIN, page_height, inches, MARGIN)
 
     draw_header(page, MARGIN, content, similarity, title, subtitle)
     top = MARGIN + HEADER
@@ -85,9 +102,16 @@ def draw_pair(
     top += panels
     if limit is not None:
         draw_color_bar(page, artists[0], MARGIN, top, content)
-    table.draw(page, MARGIN, top + bar)
+    if places is not None:
+        page.write(MARGIN, top + bar + GAP, "Both views on the whole photo", size=8.5, color=MUTED, width=content)
+        left = MARGIN
+        for width, photo, place, heatmap in zip(whole_widths, wholes, places, [*maps, None], strict=False):
+            axes = page.axes(left, top + bar + GAP + CAPTION, width, whole_height)
+            overlay_on_photo(axes, photo, heatmap, place, signed=signed, limit=limit)
+            left += width + GAP
+    table.draw(page, MARGIN, top + bar + row)
     if path is not None:
-        write_png(page.figure, path)
+        page.save(path)
     return page.figure
 
 
@@ -125,6 +149,15 @@ def draw_explanation(
         return artist1, None
     axes2.set_title("View 2", fontsize=9)
     return artist1, overlay(axes2, view2, map2, signed=signed, limit=limit)
+
+
+def _fitting(photos: Sequence[NDArray], width: int) -> tuple[int, list[int]]:
+    """The height that a row of photos shares, and their widths, so that the row is ``width`` pixels wide."""
+    if not photos:
+        return 0, []
+    ratios = [photo.shape[1] / photo.shape[0] for photo in photos]
+    height = min((width - GAP * (len(photos) - 1)) / sum(ratios), PANEL_HEIGHTS[0])
+    return max(1, round(height)), [max(1, round(height * ratio)) for ratio in ratios]
 
 
 def _panel_size(views: Sequence[NDArray]) -> tuple[int, list[int]]:

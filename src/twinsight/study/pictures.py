@@ -4,22 +4,26 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from omegaconf import DictConfig
+from PIL import ImageOps
 from rich.console import Console
 from rich.progress import track
 
 from twinsight.data import PairDataset
 from twinsight.explainers import ImageExplainer
 from twinsight.metrics import METRICS
-from twinsight.plotting import draw_grid, draw_images, draw_pair, write_gif
+from twinsight.plotting import PAGE, ExplainedPair, Place, draw_grid, draw_images, draw_pair, draw_pairs, write_gif
 from twinsight.study.cell import Cell
 from twinsight.study.planner import Plan
 from twinsight.study.records import read, unpacked_array
 from twinsight.study.sets import set_folder, with_maps
 
 Row = dict[str, Any]
+TOGETHER = 4
+"""How many pairs one figure of a set shows."""
 
 
 def draw_cell(cell: Cell, planned: Plan, rows: Sequence[Row], config: DictConfig) -> None:
@@ -34,36 +38,51 @@ def draw_cell(cell: Cell, planned: Plan, rows: Sequence[Row], config: DictConfig
     arrays = arrays_of(cell)
     for row in _progress(missing, "Drawing pictures"):
         views = _views(pairs, row, config.pictures.side)
-        draw = _draw_made_images if isinstance(cell.explainer, ImageExplainer) else _draw_maps
-        draw(cell, row, arrays[row["index"]], views, planned.views.size)
+        if isinstance(cell.explainer, ImageExplainer):
+            _draw_made_images(cell, row, arrays[row["index"]], views)
+        else:
+            photos, places = _photos(pairs, row, config.pictures.side)
+            _draw_maps(cell, row, arrays[row["index"]], views, photos, places, planned.views.size)
 
 
 def draw_set(cells: Sequence[Cell], planned: Plan, config: DictConfig) -> Path | None:
     """One picture per pair with the maps of all cells side by side; the folder of the pictures.
 
-    None where fewer than two cells have maps.
+    The first pairs together are ``figures/pairs.png``, and ``figures/pairs.pdf`` for print. None where fewer than two
+    cells have maps.
     """
     folder, cells = set_folder(cells), with_maps(cells)
     if folder is None:
         return None
     explained = [row for row in read(cells[0].folder) if row["skipped"] is None][: config.pictures.limit]
+    together = folder / "figures" / "pairs.pdf"
     missing = [row for row in explained if not (folder / _file_name(row, ".png")).exists()]
+    if explained and not together.exists():
+        missing = [*missing, *(row for row in explained[:TOGETHER] if row not in missing)]
     if not missing:
         return folder if explained else None
     pairs = _pairs(planned, config)
     arrays = [arrays_of(cell) for cell in cells]
+    first = []
     for row in _progress(missing, "Drawing all side by side"):
         view1, view2 = _views(pairs, row, config.pictures.side)
-        maps = [_maps(cell, one[row["index"]], planned.views.size) for cell, one in zip(cells, arrays, strict=True)]
-        draw_grid(
-            view1,
-            view2,
-            {_caption(cell, cells): pair for cell, pair in zip(cells, maps, strict=True)},
-            similarity=row["score"],
-            title=f"{len(cells)} explanations of one pair",
-            subtitle=_subtitle(cells[0], row),
-            path=folder / _file_name(row, ".png"),
-        )
+        found = [_maps(cell, one[row["index"]], planned.views.size) for cell, one in zip(cells, arrays, strict=True)]
+        maps = {_caption(cell, cells): pair for cell, pair in zip(cells, found, strict=True)}
+        if row in explained[:TOGETHER]:
+            first.append(ExplainedPair(view1, view2, maps, row["score"], row["pair_id"]))
+        if not (folder / _file_name(row, ".png")).exists():
+            draw_grid(
+                view1,
+                view2,
+                maps,
+                similarity=row["score"],
+                title=f"{len(cells)} explanations of one pair",
+                subtitle=_subtitle(cells[0], row),
+                path=folder / _file_name(row, ".png"),
+            )
+    if not together.exists():
+        draw_pairs(first, path=together.with_suffix(".png"))
+        draw_pairs(first, path=together, inches=PAGE)
     return folder
 
 
@@ -103,6 +122,15 @@ def _views(pairs: PairDataset, row: Row, side: int) -> list[NDArray]:
     ]
 
 
+def _photos(pairs: PairDataset, row: Row, side: int) -> tuple[tuple[NDArray, NDArray], tuple[Place, Place]]:
+    """The whole photos behind both views, none larger than ``side``, and where the views lie on them."""
+    photos = pairs.photos.load_pair(row["index"])
+    first, second = pairs.recipes(row["index"], photos)
+    drawn = [np.asarray(ImageOps.contain(photo, (side, side)), dtype=np.float64) / 255 for photo in photos]
+    places = [Place(each.geometry.box, each.geometry.flipped, each.geometry.photo_size) for each in (first, second)]
+    return (drawn[0], drawn[1]), (places[0], places[1])
+
+
 def _maps(cell: Cell, arrays: Row, side: int) -> tuple[NDArray, NDArray | None]:
     geometry, size = cell.explainer.geometry((side, side)), (side, side)
     map1, map2 = (
@@ -113,7 +141,15 @@ def _maps(cell: Cell, arrays: Row, side: int) -> tuple[NDArray, NDArray | None]:
     return map1, map2
 
 
-def _draw_maps(cell: Cell, row: Row, arrays: Row, views: list[NDArray], side: int) -> None:
+def _draw_maps(
+    cell: Cell,
+    row: Row,
+    arrays: Row,
+    views: list[NDArray],
+    photos: tuple[NDArray, NDArray],
+    places: tuple[Place, Place],
+    side: int,
+) -> None:
     map1, map2 = _maps(cell, arrays, side)
     view1, view2 = views
     draw_pair(
@@ -126,10 +162,12 @@ def _draw_maps(cell: Cell, row: Row, arrays: Row, views: list[NDArray], side: in
         subtitle=_subtitle(cell, row),
         scores={name.upper(): row[name] for name in METRICS if row.get(name) is not None},
         path=picture(cell, row),
+        photos=photos,
+        places=places,
     )
 
 
-def _draw_made_images(cell: Cell, row: Row, arrays: Row, views: list[NDArray], side: int) -> None:
+def _draw_made_images(cell: Cell, row: Row, arrays: Row, views: list[NDArray]) -> None:
     assert isinstance(cell.explainer, ImageExplainer)
     images, traces, films = (_named(arrays, prefix) for prefix in ("image_", "trace_", "frames_"))
     for name, film in films.items():
