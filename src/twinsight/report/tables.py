@@ -166,7 +166,7 @@ class ResultTable:
         return found
 
     def _grid(self, title: str, more: list[str]) -> Grid:
-        heads = [(_head(metric), bool(ALL_METRICS[metric].higher_is_better)) for metric in self.metrics]
+        heads = [(head(metric), bool(ALL_METRICS[metric].higher_is_better)) for metric in self.metrics]
         explainers = sum(not row.is_control for row in self.rows)
         return Grid(title, [("Explainer", None), *heads, *((head, None) for head in more)], explainers)
 
@@ -188,7 +188,7 @@ class ResultTable:
         return [f"{_pairs(count)} {what}" for count, what in said if count] + fewer
 
     def _caption(self, costs: list[str]) -> str:
-        shares = [_head(metric) for metric in self.metrics if metric in SHARES]
+        shares = [head(metric) for metric in self.metrics if metric in SHARES]
         wilson = f"; Wilson's for {' and '.join(shares)}" if shares else ""
         seeds = len(self.rows[0].runs)
         bootstrap = "BCa bootstrap" if seeds == 1 else f"bootstrap of {seeds} seeds and of pairs"
@@ -235,11 +235,11 @@ def agreement_rows(agreement: list[Agreement]) -> list[dict[str, Any]]:
 def agreement_grid(results: Results) -> Grid:
     """Kendall's tau of every two metrics, as a square."""
     tau = {frozenset((one.first, one.second)): one.tau for one in results.agreement}
-    heads: list[tuple[str, bool | None]] = [(_head(metric), None) for metric in results.metrics]
+    heads: list[tuple[str, bool | None]] = [(head(metric), None) for metric in results.metrics]
     grid = Grid("Rank agreement of metrics", [("Metric", None), *heads], explainers=len(results.metrics))
     for one in results.metrics:
         shown = ["1" if one == other else _tau(tau[frozenset((one, other))]) for other in results.metrics]
-        grid.lines.append([Entry(_head(one)), *map(Entry, shown)])
+        grid.lines.append([Entry(head(one)), *map(Entry, shown)])
     grid.caption = (
         f"Kendall's tau between the rankings of {len(results.explainers)} explainers, controls left out, from best to "
         "worst: 1 where two metrics rank alike, -1 where what one calls good the other calls bad."
@@ -247,7 +247,12 @@ def agreement_grid(results: Results) -> Grid:
     return grid
 
 
-def _head(metric: str) -> str:
+def head(metric: str) -> str:
+    """What a metric is called at the top of its column.
+
+    >>> head("si"), head("pointing_game")
+    ('SI', 'Pointing game')
+    """
     return metric.upper() if metric in METRICS else metric.replace("_", " ").capitalize()
 
 
