@@ -1,5 +1,6 @@
 """What people look at, made from the records alone: metrics.json, pictures, logger runs, the table in the terminal."""
 
+import dataclasses
 import json
 import math
 import statistics
@@ -20,6 +21,7 @@ from twinsight.study.loggers import log_cell
 from twinsight.study.pictures import animations, arrays_of, draw_cell, picture
 from twinsight.study.planner import Plan
 from twinsight.study.records import read
+from twinsight.study.sets import table_facts
 
 Row = dict[str, Any]
 
@@ -29,7 +31,8 @@ def publish(cell: Cell, planned: Plan, config: DictConfig) -> None:
     rows = read(cell.folder)
     explained = [row for row in rows if row["skipped"] is None]
     draw_cell(cell, planned, explained[: config.pictures.limit], config)
-    summary = {**summarize(rows, intervals=True), "not_applicable": cell.not_applicable}
+    explainer = describe(cell, planned.views.size)
+    summary = {**summarize(rows, intervals=True), "not_applicable": cell.not_applicable, "explainer": explainer}
     write_json(cell.folder / "metrics.json", summary)
 
 
@@ -47,6 +50,18 @@ def log(cell: Cell, config: DictConfig) -> None:
     summary = json.loads((cell.folder / "metrics.json").read_text())
     log_cell(config.logger, cell, summary, rows, arrays_of(cell), drawn, films)
     write_json(marker, [*logged, config.logger._target_])
+
+
+def describe(cell: Cell, side: int) -> dict[str, Any]:
+    """What reports say of the explainer without building it, for views of ``side`` pixels: how it is called, whether it
+    is a control, and how its maps lie on a view."""
+    explainer, facts = cell.explainer, table_facts(cell)
+    return {
+        "label": cell.label,
+        **{name: facts[name] for name in ("title", "family", "is_control", "is_matched")},
+        "maps": explainer.maps,
+        "geometry": dataclasses.asdict(explainer.geometry((side, side))),
+    }
 
 
 def summarize(rows: list[Row], intervals: bool = False) -> dict[str, Any]:

@@ -74,7 +74,8 @@ class Report:
             place = folder / str(number) if len(self.groups) > 1 else folder
             if group.results.metrics:
                 found = write_figures(group.results, group.table, group.curves, place)
-                written += [(f"{_readable(path.stem)}, {group.name}", path) for path in found]
+                of = f", {group.name}" if len(self.groups) > 1 else ""
+                written += [(f"{_readable(path.stem)}{of}", path) for path in found]
         if len(self.sweep) > 1 and len(self.sweep[0]) > 2:
             metrics = [name for name in ALL_METRICS if name in self.sweep[0]]
             written += [("Sweep", path) for path in write_sweep(self.sweep, metrics, folder)]

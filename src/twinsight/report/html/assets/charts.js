@@ -8,6 +8,7 @@ const CURVES = {
   ci: "Conditional insertion",
   cd: "Conditional deletion",
 };
+const BANDS = 3;
 const PLOT_STYLE = { background: "none", color: "currentColor", fontSize: "12px", fontFamily: "inherit" };
 
 function startCharts() {
@@ -20,8 +21,8 @@ function startCharts() {
     const groups = study.groups.map((group, place) => [String(place), group.name]);
     controls.append(selectField("Model and data", groups, "0", (group) => (choice.pick(Number(group)), choice.changed())));
   }
-  controls.append(explainerChips("Explainers in charts and gallery"));
-  byId("panels").append(scorePanel(), curvePanel(), agreementPanel(), sweepPanel());
+  controls.append(explainerChips("Explainers in curves and gallery", innerWidth > 700));
+  byId("panels").append(scorePanel(), curvePanel(), agreementPanel(), costPanel(), sweepPanel());
   choice.listeners.push(drawCharts);
   new ResizeObserver(onNextFrame(drawCharts)).observe(byId("panels"));
   drawFigureLinks();
@@ -44,6 +45,7 @@ function drawCharts() {
   drawScores();
   drawCurves();
   drawAgreement();
+  drawCosts();
   drawSweep();
 }
 
@@ -53,9 +55,9 @@ function panel(id, title, caption, ...controls) {
 }
 
 /** Put a plot into its panel; what it shows is said to those who do not see it. */
-function place(id, label, options) {
+function place(id, label, options, least = 240) {
   const target = byId(`plot-${id}`);
-  const width = Math.max(240, target.clientWidth);
+  const width = Math.max(least, target.clientWidth);
   const plot = Plot.plot({ width, style: PLOT_STYLE, ariaLabel: label, ...options(width) });
   const svg = plot.tagName === "svg" ? plot : plot.querySelector("svg");
   svg.setAttribute("role", "img");
@@ -76,7 +78,7 @@ function scorePanel() {
       "div",
       { class: "controls", style: "margin: 0" },
       gains && selectField("Show", [["is", "means"], ["gain", "gains over matched random"]], "is", (value) => ((chart.gains = value === "gain"), drawScores())),
-      selectField("Metric", metrics, chart.metric, (value) => ((chart.metric = value), drawScores())),
+      selectField("Metric", metrics, chart.metric, (value) => ((chart.metric = value), drawScores(), drawCosts())),
     ),
   );
 }
@@ -110,10 +112,10 @@ function drawScores() {
       x: { label: null, grid: true, nice: true, ticks: Math.max(3, Math.floor((width - left) / 70)) },
       y: { label: null, domain: data.map((each) => each.name), tickSize: 0, tickFormat: (name) => (name.length > letters ? `${name.slice(0, letters - 1)}…` : name) },
       marks: [
-        Plot.barX(data, { x: "mean", y: "name", fill: (each) => (each.control ? "var(--control)" : "var(--c0)"), fillOpacity: (each) => (each.control ? 0.45 : 0.85), insetTop: 2.5, insetBottom: 2.5, rx: 2 }),
+        Plot.barX(data, { x: "mean", y: "name", fill: (each) => (each.control ? "var(--control)" : "var(--c0)"), fillOpacity: (each) => (each.control ? 0.45 : each === best ? 1 : 0.6), insetTop: 2.5, insetBottom: 2.5, rx: 2 }),
         Plot.ruleY(data.filter((each) => each.low !== null), { x1: "low", x2: "high", y: "name", stroke: "var(--ink)", strokeWidth: 1.5 }),
         Plot.ruleX([0], { stroke: "var(--muted)" }),
-        Plot.text(data, { x: () => 1, frameAnchor: "right", y: "name", text: (each) => number(each.mean, chart.gains), textAnchor: "start", dx: 6, fill: "currentColor", x: null }),
+        Plot.text(data, { frameAnchor: "right", y: "name", text: (each) => number(each.mean, chart.gains), textAnchor: "start", dx: 6, fill: "currentColor" }),
         Plot.tip(data, Plot.pointerY({ x: "mean", y: "name", title: (each) => `${each.name}\n${intervalText(each.entry, level, chart.gains)}`, fontSize: 12 })),
       ],
     };
@@ -144,14 +146,14 @@ function drawCurves() {
   const deletion = chart.curve.endsWith("d");
   byId("caption-curves").textContent =
     `Similarity while pixels are ${deletion ? "erased" : "revealed"}, most important first; ${deletion ? "falling early" : "rising early"} is better. ` +
-    `Mean and interval over pairs. Dashed grey: controls.`;
+    `Mean over pairs${rows.length > BANDS ? `; intervals are drawn for up to ${BANDS} explainers, and said for all` : " and interval"}. Dashed grey: controls.`;
   place("curves", `${CURVES[chart.curve]} curves of ${rows.map((row) => row.title).join(", ")}`, (width) => ({
     height: Math.max(230, Math.min(340, width * 0.6)),
     marginLeft: 44,
     x: { label: `fraction of pixels ${deletion ? "erased" : "revealed"} →`, domain: [0, 1], tickFormat: (each) => `${Math.round(each * 100)} %`, ticks: width < 400 ? 4 : 6 },
     y: { label: "↑ similarity", grid: true, nice: true },
     marks: [
-      Plot.areaY(lines.filter((each) => each.low !== null), { x: "fraction", y1: "low", y2: "high", z: "name", fill: (each) => look(each.row).color, fillOpacity: 0.14 }),
+      Plot.areaY(lines.filter((each) => each.low !== null && rows.length <= BANDS), { x: "fraction", y1: "low", y2: "high", z: "name", fill: (each) => look(each.row).color, fillOpacity: 0.14 }),
       ...rows.map((row) => {
         const { color, dash } = look(row);
         return Plot.line(lines.filter((each) => each.row === row), { x: "fraction", y: "mean", stroke: color, strokeWidth: 2, strokeDasharray: dash });
@@ -198,6 +200,34 @@ function drawAgreement() {
       ],
     };
   });
+}
+
+function costPanel() {
+  return panel("costs", "What it costs", "The metric chosen for the scores against seconds a pair. Hollow: controls.");
+}
+
+function drawCosts() {
+  const metric = metricOf[chart.metric];
+  const rows = rowsOf(choice.group).filter((row) => metric && row.values[metric.name]?.is && costOf(row, "seconds") > 0);
+  byId("panel-costs").hidden = rows.length < 2;
+  if (rows.length < 2) return;
+  const data = rows.map((row) => ({ row, seconds: costOf(row, "seconds"), mean: row.values[metric.name].is[0] }));
+  place("costs", `${metric.head} against seconds a pair of ${rows.length} explainers`, (width) => ({
+    height: Math.max(260, Math.min(420, width * 0.8)),
+    marginLeft: 48,
+    marginRight: 20,
+    insetLeft: 14,
+    insetRight: 70,
+    insetTop: 10,
+    insetBottom: 10,
+    x: { type: "log", label: "seconds a pair →", grid: true, ticks: Math.max(2, Math.floor(width / 110)), tickFormat: (each) => String(Number(each.toPrecision(2))) },
+    y: { label: `${metric.high ? "↑" : "↓"} ${metric.head}, ${metric.high ? "higher" : "lower"} is better`, grid: true, nice: true, reverse: !metric.high },
+    marks: [
+      Plot.dot(data, { x: "seconds", y: "mean", r: 5, fill: (each) => (each.row.control ? "none" : choice.rows.has(each.row) ? look(each.row).color : "var(--muted)"), fillOpacity: 0.85, stroke: (each) => (each.row.control ? "var(--control)" : "var(--ground)"), strokeWidth: 1.5 }),
+      Plot.text(data.filter((each) => choice.rows.has(each.row)), { x: "seconds", y: "mean", text: (each) => each.row.title, textAnchor: "start", dx: 9, fontSize: 11, fill: "var(--ink)", stroke: "var(--ground)", strokeWidth: 3 }),
+      Plot.tip(data, Plot.pointer({ x: "seconds", y: "mean", fontSize: 12, title: (each) => `${each.row.title}\n${metric.head} ${number(each.mean)}\n${duration(each.seconds)} a pair` })),
+    ],
+  }));
 }
 
 function sweepPanel() {
@@ -252,20 +282,22 @@ function drawSweep() {
   const ticks = columns.flatMap((column) => column.ticks.map(([text, height]) => ({ column: column.head, text, height })));
   place("sweep", `Parallel coordinates of ${study.rows.length} rows over ${columns.map((column) => column.head).join(", ")}`, (width) => ({
     height: 320,
-    marginTop: 28,
-    marginBottom: 20,
-    marginLeft: 30,
+    marginTop: 44,
+    marginBottom: 22,
+    marginLeft: 40,
     marginRight: 40,
-    x: { domain: columns.map((column) => column.head), label: null, axis: "top", tickSize: 0, tickRotate: width / columns.length < 62 ? -28 : 0 },
+    x: { type: "point", padding: 0, domain: columns.map((column) => column.head), label: null, axis: "top", tickSize: 0, tickPadding: 18 },
     y: { domain: [0, 1], axis: null },
     marks: [
       Plot.ruleX(columns.map((column) => column.head), { stroke: "var(--line)" }),
       Plot.line(points, { x: "column", y: "height", z: (each) => study.rows.indexOf(each.row), stroke: (each) => paint(each.row), strokeWidth: 1.6, strokeOpacity: 0.75, curve: "bump-x" }),
       Plot.dot(points.filter((each) => !Number.isNaN(each.height)), { x: "column", y: "height", r: 2.4, fill: (each) => paint(each.row) }),
-      Plot.text(ticks, { x: "column", y: "height", text: "text", textAnchor: "start", dx: 5, dy: (each) => (each.height > 0.5 ? -7 : 7), fontSize: 10.5, fill: "var(--muted)", stroke: "var(--ground)", strokeWidth: 3 }),
+      ...[-9, 9].map((dy) =>
+        Plot.text(ticks.filter((each) => each.height > 0.5 === dy < 0), { x: "column", y: "height", text: "text", dy, fontSize: 10.5, fill: "var(--muted)", stroke: "var(--ground)", strokeWidth: 3 }),
+      ),
       Plot.tip(points.filter((each) => !Number.isNaN(each.height)), Plot.pointer({ x: "column", y: "height", fontSize: 12, title: (each) => `${each.row.title}${study.groups.length > 1 ? `\n${study.groups[each.row.group].name}` : ""}\n${each.column.replace(/ [↑↓]$/, "")}: ${each.said.text ? each.entry : each.said.log ? duration(each.entry) : number(each.entry)}` })),
     ],
-  }));
+  }), 72 * columns.length);
 }
 
 function drawFigureLinks() {

@@ -23,7 +23,7 @@ function startGallery() {
       "div",
       { class: "controls" },
       study.scenes.length > 1 && selectField("Model, data, seed", scenes, "0", (scene) => showScene(Number(scene))),
-      explainerChips("Explainers"),
+      explainerChips("Explainers", innerWidth > 700 && study.rows.length < 12),
     ),
     el(
       "div",

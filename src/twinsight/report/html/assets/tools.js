@@ -69,7 +69,15 @@ const choice = {
   pick(group) {
     this.group = group;
     const rows = rowsOf(group);
-    const explainers = rows.filter((row) => !row.control).slice(0, 4);
+    // The best of each family, so that what is shown first differs.
+    const metric = study.metrics.find((each) => each.name === "ci") ?? study.metrics[0];
+    const score = (row) => (metric?.high ? 1 : -1) * (row.values[metric?.name]?.is?.[0] ?? -Infinity);
+    const best = new Map();
+    for (const row of rows.filter((each) => !each.control)) {
+      const rival = best.get(row.family || row.label);
+      if (!rival || (metric && score(row) > score(rival))) best.set(row.family || row.label, row);
+    }
+    const explainers = [...best.values()].slice(0, 3);
     const matched = rows.filter((row) => row.control && /matched/i.test(row.title)).slice(0, 1);
     const controls = matched.length ? matched : rows.filter((row) => row.control).slice(0, 1);
     this.rows = new Set([...explainers, ...controls]);
@@ -96,9 +104,11 @@ function look(row) {
 }
 
 /** Buttons that choose explainers; each call makes a list of its own, all kept in step. */
-function explainerChips(label) {
+function explainerChips(label, open) {
   const list = el("ul", { class: "chips" });
+  const summary = el("summary");
   const draw = () => {
+    summary.textContent = `${label}: ${chosenRows().length} of ${rowsOf(choice.group).length}`;
     const focused = list.contains(document.activeElement) ? document.activeElement.dataset.row : null;
     list.replaceChildren(
       ...rowsOf(choice.group).map((row) =>
@@ -125,7 +135,7 @@ function explainerChips(label) {
   };
   choice.listeners.push(draw);
   draw();
-  return el("fieldset", {}, el("legend", {}, label), list);
+  return el("details", { class: "chooser", open }, summary, list);
 }
 
 /** One floating note for whatever has `data-tip`. */
