@@ -90,7 +90,13 @@ def _study(words: Sequence[str]) -> int:
     return study(words)
 
 
-SUBCOMMANDS: dict[str, Callable[[Sequence[str]], int]] = {"info": _info, "study": _study}
+def _report(words: Sequence[str]) -> int:
+    from twinsight.report.command import main as report
+
+    return report(words)
+
+
+SUBCOMMANDS: dict[str, Callable[[Sequence[str]], int]] = {"info": _info, "report": _report, "study": _study}
 """First words that are not Hydra's."""
 
 

@@ -1,14 +1,18 @@
 """``twinsight report``: the study report."""
 
 import argparse
-import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from twinsight.errors import UserError
 
 
-def main(arguments: list[str]) -> int:
-    """Write a report as ``arguments`` ask; 0, or 2 when there is something for the user to mend."""
+def main(words: Sequence[str]) -> int:
+    """Run ``twinsight report WORDS``; the exit code.
+
+    Raises:
+        UserError: there is no such study or cell, or the file to write is no HTML.
+    """
     parser = argparse.ArgumentParser(
         prog="twinsight report",
         description="Write one HTML file that says what was run and what came out; it opens from disk.",
@@ -22,22 +26,15 @@ def main(arguments: list[str]) -> int:
         "--no-full-maps", action="store_true", help="leave out maps and views at full size, which lie beside the page"
     )
     parser.add_argument("--no-figures", action="store_true", help="leave out the charts as PNG and PDF")
-    try:
-        options = parser.parse_args(arguments)
-    except SystemExit as stop:  # argparse has said what is wrong, or has shown its help
-        return int(stop.code or 0)
-    try:
-        # Here, since --help should not wait for torch.
-        from twinsight.report.html import build_report, collect
+    asked = parser.parse_args(words)
+    # Here, since --help should not wait for torch.
+    from twinsight.report.html import build_report, collect
 
-        collection = collect(options.study, options.root)
-        output = options.output or _default(options.study, options.root)
-        if output.suffix.lower() not in (".html", ".htm"):
-            raise UserError(f"`--output` must end in .html, got {str(output)!r}")
-        written = build_report(collection).write(output, not options.no_full_maps, not options.no_figures)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    output = asked.output or _default(asked.study, asked.root)
+    if output.suffix.lower() not in (".html", ".htm"):
+        raise UserError(f"`--output {output}` must end in .html")
+    collection = collect(asked.study, asked.root)
+    written = build_report(collection).write(output, not asked.no_full_maps, not asked.no_figures)
     print(f"report of {collection.name}: {written[0]} ({written[0].stat().st_size / 1e6:.1f} MB)")
     for folder in written[1:]:
         print(f"keep {folder} beside it for full maps and figures")

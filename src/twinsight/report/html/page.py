@@ -242,7 +242,7 @@ def _about(collection: Collection) -> dict[str, Any]:
     return {
         "created": about.get("created"),
         "written": datetime.now().astimezone().isoformat(timespec="minutes"),
-        "overrides": about.get("overrides") or [],
+        "commands": [" ".join(command) for command in about.get("commands") or []],
         "commit": about.get("commit"),
         "versions": {**versions, **(about.get("versions") or {})},
         "hardware": sorted({f"{each['host']}, {each['device']}" for each in timings if each.get("host")}),

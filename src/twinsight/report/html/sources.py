@@ -26,6 +26,8 @@ class CellFolder:
         label: what the explainer is called in tables.
         axes: configuration keys that vary over the study, with their values.
         frozen: its planned configuration, for cells that have not been started.
+        planned: what the plan says of the explainer.
+        reason: why it was never meant to run, or None.
     """
 
     name: str
@@ -33,10 +35,14 @@ class CellFolder:
     label: str
     axes: dict[str, Any] = field(default_factory=dict)
     frozen: Path | None = None
+    planned: dict[str, Any] = field(default_factory=dict)
+    reason: str | None = None
 
     @cached_property
     def status(self) -> dict[str, Any]:
         """What ``status.json`` says; state ``planned`` where there is none."""
+        if self.reason is not None:
+            return {"state": "skipped", "reason": self.reason}
         found = _json(self.folder / "status.json") or {"state": "planned"}
         return {**found, "state": _DONE.get(found["state"], found["state"])}
 
@@ -71,10 +77,13 @@ class CellFolder:
     def explainer(self) -> dict[str, Any]:
         """How to show the explainer: ``title``, ``family``, ``is_control``, ``is_matched``, ``maps``, ``geometry``.
 
-        Cells say it themselves; older ones are looked up by the class's name.
+        Finished cells say it themselves, the plan of a study knows it of others; without either it is looked up by the
+        class's name.
         """
         if "explainer" in self.summary:
             return self.summary["explainer"]
+        if self.planned:
+            return {"geometry": None, **self.planned}
         known = EXPLAINERS.get(str(self.identity.get("explainer", {}).get("name")))
         return {
             "title": known.title if known else self.label,
@@ -139,7 +148,10 @@ def _study(name: str, root: Path) -> Collection | None:
             entry = json.loads(line)
             place = folder.parent / "cells" / entry["cell"]
             frozen = folder / "configs" / f"{entry['cell']}.yaml"
-            cells.append(CellFolder(entry["cell"], place, entry["label"], entry.get("axes") or {}, frozen))
+            cell = CellFolder(entry["cell"], place, entry["label"], entry.get("axes") or {}, frozen)
+            cell.planned = {"title": cell.label, **(entry.get("table") or {}), "maps": entry.get("maps", 2)}
+            cell.reason = entry.get("reason")
+            cells.append(cell)
         if not cells:
             raise UserError(f"the plan of study {folder.name!r} ({plan}) has no cell")
         return Collection(folder.name, cells, _json(folder / "study.json") or {})

@@ -8,7 +8,7 @@ const CURVES = {
   ci: "Conditional insertion",
   cd: "Conditional deletion",
 };
-const BANDS = 3;
+const BANDS = 4;
 const PLOT_STYLE = { background: "none", color: "currentColor", fontSize: "12px", fontFamily: "inherit" };
 
 function startCharts() {
@@ -61,6 +61,7 @@ function place(id, label, options, least = 240) {
   const plot = Plot.plot({ width, style: PLOT_STYLE, ariaLabel: label, ...options(width) });
   const svg = plot.tagName === "svg" ? plot : plot.querySelector("svg");
   svg.setAttribute("role", "img");
+  svg.style.maxWidth = "none"; // a wide one is scrolled, not shrunk
   target.replaceChildren(plot);
 }
 
@@ -103,7 +104,7 @@ function drawScores() {
   const best = data.filter((each) => !each.control).sort((a, b) => (metric.high || chart.gains ? b.mean - a.mean : a.mean - b.mean))[0];
   place("scores", `${metric.head} of ${data.length} explainers, best ${best?.name ?? "none"} with ${number(best?.mean)}; the table above has all numbers`, (width) => {
     const left = Math.min(230, width * 0.42);
-    const letters = Math.floor(left / 6.6);
+    const letters = Math.floor(left / 7.2);
     return {
       height: 44 + 21 * data.length,
       marginLeft: left,
@@ -212,19 +213,23 @@ function drawCosts() {
   byId("panel-costs").hidden = rows.length < 2;
   if (rows.length < 2) return;
   const data = rows.map((row) => ({ row, seconds: costOf(row, "seconds"), mean: row.values[metric.name].is[0] }));
+  const middle = Math.sqrt(d3.min(data, (each) => each.seconds) * d3.max(data, (each) => each.seconds));
   place("costs", `${metric.head} against seconds a pair of ${rows.length} explainers`, (width) => ({
     height: Math.max(260, Math.min(420, width * 0.8)),
     marginLeft: 48,
     marginRight: 20,
-    insetLeft: 14,
-    insetRight: 70,
+    insetLeft: 16,
+    insetRight: 16,
     insetTop: 10,
     insetBottom: 10,
     x: { type: "log", label: "seconds a pair →", grid: true, ticks: Math.max(2, Math.floor(width / 110)), tickFormat: (each) => String(Number(each.toPrecision(2))) },
     y: { label: `${metric.high ? "↑" : "↓"} ${metric.head}, ${metric.high ? "higher" : "lower"} is better`, grid: true, nice: true, reverse: !metric.high },
     marks: [
       Plot.dot(data, { x: "seconds", y: "mean", r: 5, fill: (each) => (each.row.control ? "none" : choice.rows.has(each.row) ? look(each.row).color : "var(--muted)"), fillOpacity: 0.85, stroke: (each) => (each.row.control ? "var(--control)" : "var(--ground)"), strokeWidth: 1.5 }),
-      Plot.text(data.filter((each) => choice.rows.has(each.row)), { x: "seconds", y: "mean", text: (each) => each.row.title, textAnchor: "start", dx: 9, fontSize: 11, fill: "var(--ink)", stroke: "var(--ground)", strokeWidth: 3 }),
+      // Names stand to the side where there is room.
+      ...["start", "end"].map((textAnchor) =>
+        Plot.text(data.filter((each) => choice.rows.has(each.row) && (each.seconds > middle) === (textAnchor === "end")), { x: "seconds", y: "mean", text: (each) => each.row.title, textAnchor, dx: textAnchor === "end" ? -9 : 9, fontSize: 11, fill: "var(--ink)", stroke: "var(--ground)", strokeWidth: 3 }),
+      ),
       Plot.tip(data, Plot.pointer({ x: "seconds", y: "mean", fontSize: 12, title: (each) => `${each.row.title}\n${metric.head} ${number(each.mean)}\n${duration(each.seconds)} a pair` })),
     ],
   }));

@@ -58,7 +58,7 @@ function drawIssues() {
 function drawSetup() {
   const { about, cells, varying } = study;
   const facts = [
-    ["Asked for", about.overrides.length ? el("code", {}, about.overrides.join(" ")) : null],
+    ["Asked for", about.commands.length ? about.commands.map((command) => el("div", {}, el("code", {}, `python run.py -m ${command}`))) : null],
     ["Planned", about.created],
     ["Commit", about.commit && el("code", {}, about.commit)],
     ["Versions", Object.entries(about.versions).map(([name, version]) => `${name} ${version}`).join(", ")],
