@@ -60,7 +60,9 @@ def draw_parallel(
             axes.annotate(
                 text,
                 (place, height),
-                xytext=(3, 0),
+                xytext=(3, 0) if place else (-4, 0),  # those of the first axis stand before it
+                ha="left" if place else "right",
+                annotation_clip=False,
                 textcoords="offset points",
                 va="center",
                 fontsize=6.5,
@@ -81,7 +83,7 @@ def draw_parallel(
     axes.set_xticks(range(len(names)), [f"{name}{arrows.get(better.get(name, ''), '')}" for name in names])
     axes.set_yticks([])
     axes.tick_params(axis="x", labelcolor=INK)
-    axes.set_xlim(-0.1, len(names) - 1 + 0.35)
+    axes.set_xlim(-0.05, len(names) - 1 + 0.35)
     axes.set_ylim(-0.06, 1.06)
     axes.spines[:].set_visible(False)
     return axes

@@ -55,10 +55,8 @@ def mean_curves(folders: Sequence[Path], points: int = POINTS, level: float = LE
         chosen = np.unique(np.linspace(0, length - 1, min(points, length)).round().astype(int))
         columns = [values[:, :, place] for place in chosen]
         ends = intervals(columns, ["mean"] * len(columns), level, RESAMPLES)
-        found[name] = Curve(
-            chosen / (length - 1), *(np.array([getattr(one, end) for one in ends]) for end in ("mean", "low", "high")),
-            pairs=max(one.n for one in ends),
-        )  # fmt: skip
+        mean, low, high = (np.array([getattr(one, end) for one in ends]) for end in ("mean", "low", "high"))
+        found[name] = Curve(chosen / (length - 1), mean, low, high, pairs=max(one.n for one in ends))
     return {name: curve for name, curve in found.items() if curve.pairs}
 
 
@@ -69,5 +67,5 @@ def _curves(arrays: Arrays, parts: Sequence[str]) -> dict[int, NDArray[np.float6
     for index in sorted(set().union(*columns)):
         present = [column[index] for column in columns if index in column and np.isfinite(column[index]).all()]
         if present:
-            found[index] = np.mean(present, axis=0, dtype=np.float64)
+            found[index] = np.stack(present).mean(axis=0, dtype=np.float64)
     return found

@@ -27,7 +27,7 @@ _TITLES = {
     "ci": "Conditional insertion",
     "cd": "Conditional deletion",
 }
-CURVES_SHOWN = 6
+EXPLAINERS_SHOWN, CONTROLS_SHOWN = 5, 2
 
 
 def write_figures(
@@ -95,9 +95,11 @@ def _curves(table: ResultTable, curves: Mapping[str, Mapping[str, Curve]]) -> An
     shown = [name for name in _TITLES if any(name in found for found in curves.values())]
     if not shown:
         return None
-    # As many as a reader can tell apart: the first explainers, and the controls that come first.
-    explainers = [row for row in table.rows if not row.is_control][:CURVES_SHOWN]
-    rows = [*explainers, *[row for row in table.rows if row.is_control][:2]]
+    # As many as a reader can tell apart: the first explainers, and random maps before other controls.
+    controls = sorted(
+        (row for row in table.rows if row.is_control), key=lambda row: (not row.is_matched, row.label != "random")
+    )
+    rows = [*[row for row in table.rows if not row.is_control][:EXPLAINERS_SHOWN], *controls[:CONTROLS_SHOWN]]
     figure = blank_figure(PAGE, 2.3 * -(-len(shown) // 2))
     panels = figure.subplots(-(-len(shown) // 2), 2, squeeze=False).ravel()
     for panel, name in zip(panels, shown, strict=False):

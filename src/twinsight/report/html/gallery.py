@@ -120,7 +120,7 @@ def large_files(scene: Scene, number: int) -> Iterable[tuple[str, str]]:
     for place, (index, pair_id) in enumerate(scene.pairs):
         maps: dict[int, list[Any]] = {}
         for key, (geometry, both) in columns.items():
-            found = []
+            found: list[list[Any] | None] = []
             for column in both:
                 if index not in column:
                     found.append(None)

@@ -88,8 +88,8 @@ class CellFolder:
         return {
             "title": known.title if known else self.label,
             "family": known.family if known else "",
-            "is_control": bool(known) and known.source.startswith("control"),
-            "is_matched": bool(known) and known.name == "matched_random",
+            "is_control": known is not None and known.source.startswith("control"),
+            "is_matched": known is not None and known.name == "matched_random",
             "maps": known.maps if known else 2,
             "geometry": None,
         }

@@ -19,7 +19,8 @@ function startCharts() {
   }
   if (study.groups.length > 1) {
     const groups = study.groups.map((group, place) => [String(place), group.name]);
-    controls.append(selectField("Model and data", groups, "0", (group) => (choice.pick(Number(group)), choice.changed())));
+    controls.append(selectField("Model and data", groups, "0", (group) => (choice.pick(Number(group)), choice.changed()), "group"));
+    choice.listeners.push(() => (byId("group").value = String(choice.group)));
   }
   controls.append(explainerChips("Explainers in curves and gallery", innerWidth > 700));
   byId("panels").append(scorePanel(), curvePanel(), agreementPanel(), costPanel(), sweepPanel());

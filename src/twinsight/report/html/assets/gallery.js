@@ -22,13 +22,13 @@ function startGallery() {
     el(
       "div",
       { class: "controls" },
-      study.scenes.length > 1 && selectField("Model, data, seed", scenes, "0", (scene) => showScene(Number(scene))),
+      study.scenes.length > 1 && selectField("Model, data, seed", scenes, "0", (scene) => showScene(Number(scene)), "scene"),
       explainerChips("Explainers", innerWidth > 700 && study.rows.length < 12),
     ),
     el(
       "div",
       { class: "controls" },
-      el("label", { class: "field" }, el("span", {}, "Opacity of the maps ", el("output", { for: "opacity", id: "opacity-value" }, "75 %")), slider),
+      el("div", { class: "field" }, el("span", {}, el("label", { for: "opacity" }, "Opacity of the maps"), " ", el("output", { for: "opacity", id: "opacity-value" }, "75 %")), slider),
       el("fieldset", {}, el("legend", {}, "Colour scale"), el("span", { class: "segments" }, radio("own", "of each map"), radio("pair", "of each explainer"), radio("shared", "shared by all"))),
       study.files && el("label", { class: "check" }, el("input", { type: "checkbox", id: "full", onchange: (event) => ((gallery.full = event.target.checked), showPair(gallery.pair)) }), "Full resolution"),
       el("span", { class: "note", role: "status", id: "gallery-status" }),
@@ -77,6 +77,7 @@ function showScene(scene) {
     choice.pick(group);
     choice.changed();
   }
+  if (byId("scene")) byId("scene").value = String(scene);
   drawStrip();
   const { missing } = study.scenes[scene];
   byId("views-note").textContent = missing ? `Maps are drawn on grey: ${missing}.` : "";

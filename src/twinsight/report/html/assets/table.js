@@ -66,7 +66,7 @@ function startTable() {
   const controls = byId("table-controls");
   const redraw = () => drawTable();
   controls.append(
-    el("label", { class: "field" }, "Find", el("input", { type: "search", id: "find", placeholder: "explainer or family", oninput: (event) => ((table.words = event.target.value), redraw()) })),
+    el("div", { class: "field" }, el("label", { for: "find" }, "Find"), el("input", { type: "search", id: "find", placeholder: "explainer or family", oninput: (event) => ((table.words = event.target.value), redraw()) })),
     ...axisColumns().map(({ key, place }) => {
       const values = [...new Set(study.rows.map((row) => axisOf(row, place)))];
       return selectField(key, [["", "all"], ...values.map((each) => [each, each || "–"])], "", (value) => ((table.axes[place] = value), redraw()));

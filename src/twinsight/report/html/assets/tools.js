@@ -51,11 +51,12 @@ const intervalText = ([mean, low, high, pairs, method], level, signed = false) =
       `${count(pairs, "pair")}, ${method}`;
 
 /** A labelled select; `options` are [value, text]. */
-function selectField(label, options, chosen, change) {
-  const select = el("select", { onchange: (event) => change(event.target.value) });
+function selectField(label, options, chosen, change, id = `field-${(selectField.made += 1)}`) {
+  const select = el("select", { id, onchange: (event) => change(event.target.value) });
   for (const [key, text] of options) select.append(el("option", { value: key, selected: key === chosen }, text));
-  return el("label", { class: "field" }, label, select);
+  return el("div", { class: "field" }, el("label", { for: id }, label), select);
 }
+selectField.made = 0;
 
 function checkField(label, checked, change) {
   return el("label", { class: "check" }, el("input", { type: "checkbox", checked, onchange: (event) => change(event.target.checked) }), label);
