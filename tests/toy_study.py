@@ -18,7 +18,7 @@ DEMO_PHOTOS = {"_target_": "twinsight.data.DemoPhotos", "limit": None}
 
 
 def explainer(label: str, title: str = "", side: int = 8, **facts: Any) -> dict[str, Any]:
-    """What a cell says of its explainer; ``side`` is that of its maps."""
+    """What a cell says of its explainer; ``side`` is that of its maps, which ``noise=True`` makes incompressible."""
     plain = {"family": "cam", "is_control": False, "is_matched": False, "maps": 2, "of": None}
     return {"label": label, "title": title or label, "side": side, **plain, **facts}
 
@@ -109,6 +109,8 @@ def _write_results(folder: Path, facts: Mapping[str, Any], seed: int, pairs: Map
         scores: dict[str, Any] = {name: float(np.clip(level + 0.1 * draw.normal(), 0, 1)) for name in METRICS}
         scores |= {"sic": float(draw.random() > 0.5), "cic": float(draw.random() > 0.5)}
         maps: list[torch.Tensor | None] = [corner_map(facts["side"]), corner_map(facts["side"], (1, 1))]
+        if facts.get("noise"):
+            maps = [torch.from_numpy(draw.random((facts["side"],) * 2)).float() for _ in range(2)]
         if facts["maps"] == 1:
             maps[1] = None
             scores |= dict.fromkeys(("si", "sd", "sad", "sic"))

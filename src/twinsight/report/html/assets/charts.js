@@ -290,7 +290,7 @@ function drawSweep() {
     height: 320,
     marginTop: 44,
     marginBottom: 22,
-    marginLeft: 40,
+    marginLeft: 58,
     marginRight: 40,
     x: { type: "point", padding: 0, domain: columns.map((column) => column.head), label: null, axis: "top", tickSize: 0, tickPadding: 18 },
     y: { domain: [0, 1], axis: null },

@@ -92,8 +92,8 @@ function drawTable() {
   const body = el("tbody");
   let before = null;
   for (const row of rows) {
-    const apart = table.sort === null && row.control && before && !before.control;
-    body.append(el("tr", { class: apart ? "first-control" : null }, columns.map((column) => bodyCell(row, column))));
+    const apart = table.sort === null && before && (row.group !== before.group ? "first-of-group" : row.control && !before.control && "first-control");
+    body.append(el("tr", { class: apart || null }, columns.map((column) => bodyCell(row, column))));
     before = row;
   }
   const whole = el("table", {}, el("caption", { class: "hidden" }, "Mean over pairs of each metric, by explainer"), el("thead", {}, head), body);
@@ -174,9 +174,10 @@ function tableNote() {
   if (!study.groups.length) return "";
   const level = Math.round(study.groups[0].level * 100);
   const pairs = [...new Set(study.groups.map((group) => group.pairs))].join(" or ");
+  const { seeds } = study.groups[0];
   const what = table.gains
     ? "Mean over pairs of how much better an explanation does than noise as smooth as its maps; positive is better whatever the metric."
-    : `Mean over ${pairs} pairs. The best explainer of a column${study.groups.length > 1 ? ", within one model and data set," : ""} is bold; controls, in italics, do not compete and should lose.`;
+    : `Mean over ${pairs} pairs${seeds > 1 ? ` and ${seeds} seeds` : ""}. The best explainer of a column${study.groups.length > 1 ? ", within one model and data set," : ""} is bold; controls, in italics, do not compete and should lose.`;
   return `${what} ${level} % intervals over pairs: BCa bootstrap, Wilson's for shares. F and b: forward and backward passes a pair; s: seconds a pair.`;
 }
 
@@ -190,7 +191,8 @@ function latexTable() {
   const heads = columns.map((column) => safe(column.head) + (column.metric ? (column.high ? " $\\uparrow$" : " $\\downarrow$") : ""));
   const lines = [];
   rows.forEach((row, place) => {
-    if (table.sort === null && row.control && place > 0 && !rows[place - 1].control) lines.push("\\midrule");
+    const before = rows[place - 1];
+    if (table.sort === null && before && (row.group !== before.group || (row.control && !before.control))) lines.push("\\midrule");
     const cells = columns.map((column) => {
       if (column.key === "title") return row.control ? `\\emph{${safe(row.title)}}` : safe(row.title);
       if (column.text) return safe(column.read(row));
