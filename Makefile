@@ -5,7 +5,7 @@ VENV ?= .venv
 CONSTRAINTS ?= constraints.txt
 PIP = $(VENV)/bin/python -m pip install --disable-pip-version-check --quiet $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS))
 
-.PHONY: demo test test-all lint format bench tables clean
+.PHONY: demo test test-all test-browser lint format bench tables clean
 
 demo: $(VENV)/.installed
 	$(VENV)/bin/python run.py
@@ -15,6 +15,10 @@ test: $(VENV)/.installed-dev
 
 test-all: $(VENV)/.installed-dev
 	$(VENV)/bin/python -m pytest -m "not gpu and not slurm and not ray and not browser"
+
+# The report in Chromium, which has to be there: on Debian `apt-get install chromium`.
+test-browser: $(VENV)/.installed-browser
+	$(VENV)/bin/python -m pytest -m browser
 
 lint: $(VENV)/.installed-dev
 	$(VENV)/bin/ruff check .
@@ -46,4 +50,8 @@ $(VENV)/.installed: pyproject.toml $(CONSTRAINTS) | $(VENV)/bin/python
 
 $(VENV)/.installed-dev: $(VENV)/.installed
 	$(PIP) --editable ".[dev]"
+	@touch $@
+
+$(VENV)/.installed-browser: $(VENV)/.installed-dev
+	$(PIP) --editable ".[dev,browser]"
 	@touch $@

@@ -16,9 +16,7 @@ CELLS, PAIRS = 20, 200
 def write_photos(folder: Path) -> list[str]:
     """Crops of the demo photos, as detailed as photos are."""
     folder.mkdir()
-    photos = sorted(
-        path for path in (resources.files("twinsight") / "data" / "photos").iterdir() if path.suffix == ".jpg"
-    )
+    photos = sorted(Path(str(resources.files("twinsight") / "data" / "photos")).glob("*.jpg"))
     draw = np.random.default_rng(0)
     names = []
     for number in range(PAIRS):

@@ -15,7 +15,7 @@ from twinsight.data import PairDataset
 from twinsight.data.sources import BrokenPhoto
 from twinsight.report.html.sources import CellFolder
 
-SMALL, LARGE = 128, 384
+SMALL, LARGE = 160, 384
 """Sides in pixels of a view in the page, and beside it."""
 
 
