@@ -28,10 +28,10 @@ def test_the_wheel_carries_configuration_photos_and_weights(wheel):
     assert {f"twinsight/weights/{name}.safetensors" for name in available_models()} <= names
     assert "twinsight/data/photos/ATTRIBUTION.md" in names
     assert "twinsight/py.typed" in names
-    assets = Path("src/twinsight/report/html/assets")
-    shipped = {f"twinsight/report/html/assets/{path.relative_to(ROOT / assets)}" for path in (ROOT / assets).rglob("*.*")}
+    page = ROOT / "src" / "twinsight" / "report" / "html" / "assets"
+    shipped = {f"twinsight/report/html/assets/{path.relative_to(page)}" for path in page.rglob("*") if path.is_file()}
+    assert len(shipped) > 10
     assert shipped <= names
-    assert {"twinsight/report/html/assets/vendor/LICENSE-d3", "twinsight/report/html/assets/vendor/LICENSE-plot"} <= names
 
 
 def test_an_installed_copy_runs_from_any_folder(wheel, tmp_path):

@@ -16,7 +16,7 @@ from twinsight.errors import UserError
 from twinsight.explainers.geometry import MapGeometry
 from twinsight.report.command import main
 from twinsight.report.html import build_report, collect
-from twinsight.report.html.maps import eight_bits, small_map
+from twinsight.report.html.maps import eight_bits, small_map, spread_map
 
 
 class Blocks(HTMLParser):
@@ -202,7 +202,7 @@ def test_a_cell_of_before_says_what_the_class_of_its_explainer_is_called(tmp_pat
 
 def test_windows_are_spread_over_the_view_as_metrics_spread_them():
     geometry = MapGeometry("window_average", (8, 8), (4, 4), (0, 4), (0, 4))
-    small = small_map(np.array([[1.0, 0.0], [0.0, 0.0]], np.float32), geometry, signed=False)
+    small = small_map(spread_map(np.array([[1.0, 0.0], [0.0, 0.0]], np.float32), geometry), signed=False)
     assert small.pixels.shape == (8, 8)
     assert (small.pixels[:4, :4] == 255).all()
     assert small.pixels[4:].max() == 1

@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from twinsight.metrics import ALL_METRICS
+from twinsight.plotting import shared_scale
 from twinsight.report.arrays import Arrays
-from twinsight.report.html.maps import SmallMap, full_map, geometry_of, packed, pair_is_signed, small_map
+from twinsight.report.html.maps import eight_bits, geometry_of, packed, small_map, spread_map
 from twinsight.report.html.photos import LARGE, SMALL, Views
 from twinsight.report.html.sources import CellFolder
 from twinsight.report.html.tables import rounded
@@ -72,12 +73,14 @@ class CellMaps:
 
     Attributes:
         facts: for each pair of the scene, its small maps' facts, view 1 and view 2; None where there is none.
+        scales: for each pair, whether its maps are signed and the range they share; None where there is none.
         block: the pixels of all of them in that order, deflated, in base64.
         flaws: name of the pair, view and reason of each map with nothing to see.
         scores: metric values of each pair, by column.
     """
 
     facts: list[list[Any] | None]
+    scales: list[list[Any] | None]
     block: str
     flaws: list[tuple[str, int, str]]
     scores: dict[str, list[float | None]]
@@ -89,14 +92,15 @@ class CellMaps:
         arrays = Arrays(cell.folder)
         columns = [arrays.column(name) for name in MAPS]
         facts: list[list[Any] | None] = []
+        scales: list[list[Any] | None] = []
         pixels: list[bytes] = []
         flaws = []
         for index, pair_id in pairs:
             maps = [column.get(index) for column in columns]
-            signed = pair_is_signed([each for each in maps if each is not None]) if maps[0] is not None else False
-            small: list[SmallMap | None] = [
-                None if each is None else small_map(each, geometry, signed) for each in maps
-            ]
+            spread = [None if each is None else spread_map(each, geometry) for each in maps]
+            signed, limits = shared_scale([each for each in spread if each is not None])
+            scales.append(None if limits is None else [int(signed), *map(rounded, limits)])
+            small = [None if each is None else small_map(each, signed) for each in spread]
             facts.append([None if each is None else each.facts() for each in small])
             pixels += [each.pixels.tobytes() for each in small if each is not None]
             flaws += [
@@ -104,7 +108,7 @@ class CellMaps:
                 for view, each in enumerate(small, 1)
                 if each is not None and each.flaw is not None
             ]
-        return cls(facts, packed(b"".join(pixels)), flaws, _scores(cell, pairs))
+        return cls(facts, scales, packed(b"".join(pixels)), flaws, _scores(cell, pairs))
 
 
 def large_files(scene: Scene, number: int) -> Iterable[tuple[str, str]]:
@@ -125,7 +129,7 @@ def large_files(scene: Scene, number: int) -> Iterable[tuple[str, str]]:
                 if index not in column:
                     found.append(None)
                     continue
-                pixels, low, high = full_map(column[index], geometry)
+                pixels, low, high = eight_bits(spread_map(column[index], geometry))
                 found.append([*pixels.shape, rounded(low), rounded(high), packed(pixels.tobytes())])
             maps[key] = found
         content = {"maps": maps, "views": views.of(index, pair_id, LARGE)}

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch.nn import functional as F
 
 from twinsight.explainers.geometry import MapGeometry
-from twinsight.plotting import color_limits, degeneracy, fading_colormap, is_signed
+from twinsight.plotting import color_limits, degeneracy, fading_colormap
 
 INLINE = 32
 """Side of the maps in the page; larger ones lie beside it."""
@@ -55,33 +55,29 @@ def geometry_of(described: dict[str, Any] | None) -> MapGeometry:
     return MapGeometry(described["kind"], **sizes, **lists)
 
 
-def small_map(heatmap: NDArray[Any], geometry: MapGeometry, signed: bool, side: int = INLINE) -> SmallMap:
+def spread_map(heatmap: NDArray[Any], geometry: MapGeometry) -> NDArray[Any]:
+    """Windows spread over the view that they are windows of; other maps as they are."""
+    if geometry.kind == "stretch" or geometry.image_size is None:
+        return heatmap
+    return geometry.resize(torch.from_numpy(np.ascontiguousarray(heatmap)).unsqueeze(0), geometry.image_size)[0].numpy()
+
+
+def small_map(heatmap: NDArray[Any], signed: bool, side: int = INLINE) -> SmallMap:
     """Reduce a map to ``side`` by area averaging, if it is larger, and to 8 bits.
 
-    >>> small = small_map(np.linspace(-1, 1, 4096, dtype=np.float32).reshape(64, 64), MapGeometry(), signed=True)
-    >>> small.pixels.shape, small.pixels.min(), small.pixels.max(), small.reduced
-    ((32, 32), np.uint8(1), np.uint8(255), True)
+    >>> small = small_map(np.linspace(-1, 1, 4096, dtype=np.float32).reshape(64, 64), signed=True)
+    >>> small.pixels.shape, int(small.pixels.min()), int(small.pixels.max()), small.reduced
+    ((32, 32), 1, 255, True)
     """
-    spread = _spread(heatmap, geometry)
-    limits = color_limits(spread, signed=signed)
-    flaw = degeneracy(spread, signed)
-    reduced = max(spread.shape) > side
+    limits = color_limits(heatmap, signed=signed)
+    flaw = degeneracy(heatmap, signed)
+    reduced = max(heatmap.shape) > side
     if reduced:
-        size = tuple(min(side, length) for length in spread.shape)
-        finite = torch.from_numpy(np.ascontiguousarray(spread, dtype=np.float32))[None, None]
-        spread = F.adaptive_avg_pool2d(finite, size)[0, 0].numpy()
-    pixels, low, high = eight_bits(spread)
+        size = tuple(min(side, length) for length in heatmap.shape)
+        whole = torch.from_numpy(np.ascontiguousarray(heatmap, dtype=np.float32))[None, None]
+        heatmap = F.adaptive_avg_pool2d(whole, size)[0, 0].numpy()
+    pixels, low, high = eight_bits(heatmap)
     return SmallMap(pixels, low, high, signed, limits, flaw, reduced)
-
-
-def full_map(heatmap: NDArray[Any], geometry: MapGeometry) -> tuple[NDArray[np.uint8], float, float]:
-    """A map at its own resolution, windows spread over the view, in 8 bits with its least and largest value."""
-    return eight_bits(_spread(heatmap, geometry))
-
-
-def pair_is_signed(maps: list[NDArray[Any]]) -> bool:
-    """Whether the negative part of both maps of a pair matters, as figures decide it."""
-    return is_signed(*maps)
 
 
 def eight_bits(values: NDArray[Any]) -> tuple[NDArray[np.uint8], float, float]:
@@ -110,10 +106,3 @@ def colours() -> dict[str, list[int]]:
         name: np.round(fading_colormap(signed, 1.0)(places) * 255).astype(int).ravel().tolist()
         for name, signed in (("positive", False), ("signed", True))
     }
-
-
-def _spread(heatmap: NDArray[Any], geometry: MapGeometry) -> NDArray[Any]:
-    """Windows spread over the view that they are windows of; other maps as they are."""
-    if geometry.kind == "stretch" or geometry.image_size is None:
-        return heatmap
-    return geometry.resize(torch.from_numpy(np.ascontiguousarray(heatmap)).unsqueeze(0), geometry.image_size)[0].numpy()

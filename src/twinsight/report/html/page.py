@@ -228,6 +228,7 @@ def _cell(cell: CellFolder, varying: Sequence[str], scene: int | None, maps: Cel
         "hosts": sorted({f"{each['host']} ({each['device']})" for each in timings if each.get("host")}),
         "scene": scene,
         "maps": maps and maps.facts,
+        "scales": maps.scales if maps else [],
         "flaws": maps.flaws if maps else [],
         "scores": maps.scores if maps else {},
     }

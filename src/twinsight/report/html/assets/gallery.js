@@ -233,7 +233,8 @@ function makeCard(row, maps, views, pair) {
       el("ul", { class: "scores" }, scores.map(([name, values]) => el("li", {}, metricOf[name].head, " ", el("b", {}, number(values[pair]))))),
     ),
   );
-  return { figure, sides, read, ramp };
+  const [signed, low, high] = cell.scales[pair] ?? [];
+  return { figure, sides, read, ramp, range: high === undefined ? null : { signed: Boolean(signed), low, high } };
 }
 
 /** "strongest, 0.12, at the upper left": for those who do not see the map. */
@@ -256,7 +257,7 @@ function setOpacity(opacity) {
   for (const { sides } of gallery.cards) for (const { canvas } of sides) if (canvas) canvas.style.opacity = String(opacity);
 }
 
-/** One range for what shares a scale: of one map, of both maps of an explainer, or of all cards. */
+/** One range for what shares a scale: of one map, or of all cards; that of both maps of an explainer is worked out before. */
 function commonRange(maps) {
   const drawable = maps.filter((map) => map && !map.flaw);
   if (!drawable.length) return null;
@@ -269,7 +270,7 @@ function paintCards() {
   const everything = gallery.cards.flatMap((card) => card.sides.map((side) => side.map));
   for (const card of gallery.cards) {
     const own = card.sides.map((side) => side.map);
-    const ranges = own.map((map) => commonRange(gallery.scale === "own" ? [map] : gallery.scale === "pair" ? own : everything));
+    const ranges = own.map((map) => (gallery.scale === "pair" ? card.range : commonRange(gallery.scale === "own" ? [map] : everything)));
     card.sides.forEach(({ canvas, map }, side) => {
       if (canvas) paint(canvas, map, ranges[side]);
     });
