@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from toy_study import EXPLAINERS, corner_map, explainer, write_study
+from twinsight import __main__ as command_line
 from twinsight.errors import UserError
 from twinsight.explainers.geometry import MapGeometry
 from twinsight.report.command import main
@@ -200,6 +201,23 @@ def test_a_cell_of_before_says_what_the_class_of_its_explainer_is_called(tmp_pat
     assert collect([study.name], tmp_path).cells[0].explainer["title"] == "Grad-CAM"
 
 
+def test_a_cell_that_makes_images_instead_of_maps_says_where_they_are(tmp_path):
+    write_study(tmp_path, explainers=[EXPLAINERS[0], explainer("feature_visualization", maps=0)])
+    report = build_report(collect(["toy"], tmp_path))
+    assert [cell["images"] for cell in report.data["cells"]] == [False, True]
+    assert report.data["scenes"][0]["cells"] == [0]
+
+
+def test_a_status_that_was_never_finished_is_none_and_a_broken_plan_is_said_to_be(tmp_path):
+    study = write_study(tmp_path, explainers=EXPLAINERS[:1])
+    (cell,) = (tmp_path / "cells").iterdir()
+    (cell / "status.json").write_text('{"state": "do')
+    assert build_report(collect(["toy"], tmp_path)).data["cells"][0]["state"] == "planned"
+    (study / "plan.jsonl").write_text('{"cell": ')
+    with pytest.raises(UserError, match=r"plan.jsonl cannot be read .*: plan the study again"):
+        collect(["toy"], tmp_path)
+
+
 def test_windows_are_spread_over_the_view_as_metrics_spread_them():
     geometry = MapGeometry("window_average", (8, 8), (4, 4), (0, 4), (0, 4))
     small = small_map(spread_map(np.array([[1.0, 0.0], [0.0, 0.0]], np.float32), geometry), signed=False)
@@ -235,3 +253,15 @@ def test_the_licences_of_what_is_shipped_lie_beside_it():
         assert "Permission to use, copy, modify" in (vendor / f"LICENSE-{library}").read_text()
     versions = yaml.safe_load((vendor / "README.yaml").read_text())
     assert {each["version"] for each in versions.values()} == {"7.9.2", "0.6.17"}
+
+
+def test_the_command_line_writes_a_report_and_says_in_one_line_what_it_cannot_find(toy, tmp_path, monkeypatch, capsys):
+    words = ["--root", str(toy), "--output", str(tmp_path / "report.html"), "--no-figures", "--no-full-maps"]
+    monkeypatch.setattr("sys.argv", ["run.py", "report", "toy", *words])
+    assert command_line.main() == 0
+    assert (tmp_path / "report.html").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
+    capsys.readouterr()
+    monkeypatch.setattr("sys.argv", ["run.py", "report", "tyo", *words])
+    assert command_line.main() == 2
+    assert capsys.readouterr().err.startswith("error: 'tyo' is neither a study")

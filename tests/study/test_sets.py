@@ -259,6 +259,26 @@ def test_one_picture_per_pair_shows_all_that_have_maps(run):
         assert image.width > 1000
 
 
+def test_the_first_pairs_together_are_a_figure_for_screen_and_print(run):
+    _, out = run
+    (folder,) = (out / "sets").iterdir()
+    assert sorted(path.name for path in (folder / "figures").iterdir()) == ["pairs.pdf", "pairs.png"]
+
+
+def test_a_cell_says_how_to_show_it_without_its_explainer(run):
+    _, out = run
+    said = {name: json.loads((cell / "metrics.json").read_text())["explainer"] for name, cell in cells(out).items()}
+    assert {name for name, facts in said.items() if facts["is_control"]} == set(said) - {
+        "gradcam",
+        "feature_visualization",
+    }
+    assert [name for name, facts in said.items() if facts["is_matched"]] == ["matched_random"]
+    assert said["inverted"]["title"] == "Inverted (Grad-CAM)"
+    assert said["inverted"]["family"] == said["gradcam"]["family"] == "cam"
+    assert said["gradcam"]["geometry"]["kind"] == "stretch"
+    assert said["feature_visualization"]["maps"] == 0
+
+
 def test_a_method_that_makes_images_has_no_heatmap_metrics_and_says_why(run):
     _, out = run
     folder = cells(out)["feature_visualization"]

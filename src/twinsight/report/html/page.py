@@ -227,6 +227,7 @@ def _cell(cell: CellFolder, varying: Sequence[str], scene: int | None, maps: Cel
         "seconds": rounded(seconds, 4),
         "hosts": sorted({f"{each['host']} ({each['device']})" for each in timings if each.get("host")}),
         "scene": scene,
+        "images": cell.explainer["maps"] == 0 and cell.status["state"] == "done",
         "maps": maps and maps.facts,
         "scales": maps.scales if maps else [],
         "flaws": maps.flaws if maps else [],

@@ -144,8 +144,11 @@ def _study(name: str, root: Path) -> Collection | None:
         if not plan.exists():
             continue
         cells = []
-        for line in filter(None, plan.read_text(encoding="utf-8").splitlines()):
-            entry = json.loads(line)
+        try:
+            entries = [json.loads(line) for line in plan.read_text(encoding="utf-8").splitlines() if line]
+        except ValueError as error:
+            raise UserError(f"{plan} cannot be read ({error}): plan the study again; finished cells are kept") from None
+        for entry in entries:
             place = folder.parent / "cells" / entry["cell"]
             frozen = folder / "configs" / f"{entry['cell']}.yaml"
             cell = CellFolder(entry["cell"], place, entry["label"], entry.get("axes") or {}, frozen)
@@ -174,4 +177,7 @@ def _labelled(folder: Path) -> CellFolder:
 
 
 def _json(path: Path) -> dict[str, Any] | None:
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None  # not there yet, or never finished

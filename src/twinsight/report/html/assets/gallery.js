@@ -11,6 +11,11 @@ const cellIn = (row) => row.cells.find((cell) => study.scenes[gallery.scene].cel
 
 function startGallery() {
   const body = byId("gallery-body");
+  const images = study.cells.filter((cell) => cell.images);
+  if (images.length) {
+    const folders = images.map((cell) => el("li", {}, cell.title, ": ", el("code", {}, `cells/${cell.name}/pictures`)));
+    body.append(el("details", {}, el("summary", {}, `${count(images.length, "cell")} with images instead of maps`), el("ul", {}, folders)));
+  }
   if (!study.scenes.length) {
     body.append(el("p", { class: "empty" }, "No cell has maps yet."));
     return;
