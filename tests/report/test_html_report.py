@@ -15,6 +15,7 @@ from toy_study import EXPLAINERS, corner_map, explainer, write_study
 from twinsight import __main__ as command_line
 from twinsight.errors import UserError
 from twinsight.explainers.geometry import MapGeometry
+from twinsight.plotting import color_limits, shared_scale
 from twinsight.report.command import main
 from twinsight.report.html import build_report, collect
 from twinsight.report.html.maps import eight_bits, small_map, spread_map
@@ -134,6 +135,16 @@ def test_maps_beside_the_page_are_as_large_as_the_method_made_them(page):
     found = low + (pixels.astype(float) - 1) / 254 * (high - low)
     np.testing.assert_allclose(found, corner_map(64).numpy(), atol=0.003)
     assert base64.b64decode(content["views"][0])[:3] == b"\xff\xd8\xff"
+
+
+def test_scales_are_those_of_the_figures_which_draw_maps_at_the_size_of_the_views(page):
+    cells = json.loads(parsed(page).found["study"])["cells"]
+    facts = next(cell for cell in cells if cell["title"] == "Grad-CAM")
+    maps = [corner_map(8, corner)[None] for corner in ((0, 0), (1, 1))]
+    drawn = [MapGeometry().resize(each, (64, 64))[0].numpy() for each in maps]
+    signed, limits = shared_scale(drawn)
+    assert facts["scales"][0] == pytest.approx([int(signed), *limits], rel=1e-3)
+    assert facts["maps"][0][0][5:7] == pytest.approx(color_limits(drawn[0], signed=False), rel=1e-3)
 
 
 def test_degenerate_maps_are_named(page):

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from twinsight.metrics import ALL_METRICS
-from twinsight.plotting import shared_scale
+from twinsight.plotting import color_limits, shared_scale
 from twinsight.report.arrays import Arrays
-from twinsight.report.html.maps import eight_bits, geometry_of, packed, small_map, spread_map
+from twinsight.report.html.maps import at_view_size, eight_bits, geometry_of, packed, small_map, spread_map
 from twinsight.report.html.photos import LARGE, SMALL, Views
 from twinsight.report.html.sources import CellFolder
 from twinsight.report.html.tables import rounded
@@ -89,6 +89,7 @@ class CellMaps:
     def of(cls, cell: CellFolder, pairs: Sequence[tuple[int, str]]) -> "CellMaps":
         """Read and reduce the maps of a cell."""
         geometry = geometry_of(cell.explainer.get("geometry"))
+        side = cell.identity.get("views", {}).get("size")
         arrays = Arrays(cell.folder)
         columns = [arrays.column(name) for name in MAPS]
         facts: list[list[Any] | None] = []
@@ -98,9 +99,13 @@ class CellMaps:
         for index, pair_id in pairs:
             maps = [column.get(index) for column in columns]
             spread = [None if each is None else spread_map(each, geometry) for each in maps]
-            signed, limits = shared_scale([each for each in spread if each is not None])
+            drawn = [None if each is None else at_view_size(each, side) for each in spread]
+            signed, limits = shared_scale([each for each in drawn if each is not None])
             scales.append(None if limits is None else [int(signed), *map(rounded, limits)])
-            small = [None if each is None else small_map(each, signed) for each in spread]
+            small = [
+                None if each is None or large is None else small_map(each, signed, color_limits(large, signed=signed))
+                for each, large in zip(spread, drawn, strict=True)
+            ]
             facts.append([None if each is None else each.facts() for each in small])
             pixels += [each.pixels.tobytes() for each in small if each is not None]
             flaws += [

@@ -62,14 +62,23 @@ def spread_map(heatmap: NDArray[Any], geometry: MapGeometry) -> NDArray[Any]:
     return geometry.resize(torch.from_numpy(np.ascontiguousarray(heatmap)).unsqueeze(0), geometry.image_size)[0].numpy()
 
 
-def small_map(heatmap: NDArray[Any], signed: bool, side: int = INLINE) -> SmallMap:
-    """Reduce a map to ``side`` by area averaging, if it is larger, and to 8 bits.
+def at_view_size(heatmap: NDArray[Any], side: int | None) -> NDArray[Any]:
+    """A spread map as figures draw it: bilinear, at the size of the view where that is known."""
+    if side is None or heatmap.shape == (side, side):
+        return heatmap
+    return MapGeometry().resize(torch.from_numpy(np.ascontiguousarray(heatmap))[None], (side, side))[0].numpy()
+
+
+def small_map(
+    heatmap: NDArray[Any], signed: bool, limits: tuple[float, float] | None = None, side: int = INLINE
+) -> SmallMap:
+    """Reduce a map to ``side`` by area averaging, if it is larger, and to 8 bits; ``limits`` of None are its own.
 
     >>> small = small_map(np.linspace(-1, 1, 4096, dtype=np.float32).reshape(64, 64), signed=True)
     >>> small.pixels.shape, int(small.pixels.min()), int(small.pixels.max()), small.reduced
     ((32, 32), 1, 255, True)
     """
-    limits = color_limits(heatmap, signed=signed)
+    limits = limits or color_limits(heatmap, signed=signed)
     flaw = degeneracy(heatmap, signed)
     reduced = max(heatmap.shape) > side
     if reduced:
