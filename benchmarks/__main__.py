@@ -1,66 +1,114 @@
-"""How much faster than the literal definitions: `python -m benchmarks`, a minute on two cores.
+"""How fast, beside what the published code does and beside other libraries: `make bench` or `python -m benchmarks`.
 
-Each item is run by the package and by the slow oracle of the test suite, alternately and in one process, on one demo
-pair; the table shows medians and their ratio. Seconds depend on the machine and its load, ratios much less.
+On two cores under 25 minutes, with `--quick` under 5. Writes docs/results/benchmarks.json and .md (`--output`).
+Seconds depend on the machine and its load, ratios much less: all sides take turns in one process.
 """
 
-import statistics
+import argparse
+import os
 import sys
-import time
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
-from rich.console import Console
-from rich.table import Table
+from torch import Tensor, nn
 
+from benchmarks import report
+from benchmarks.items import SIDE, Item, insertion_and_deletion, items, setting_for
+from benchmarks.measure import interleaved, matrix_product_peak, operations
+from benchmarks.peers import installed, peer_items
+from benchmarks.scaling import ranks, slopes
 from twinsight.data import DemoPhotos, PairDataModule, SimCLRViews
-from twinsight.explainers import ConditionalOcclusion, InteractionCAM
-from twinsight.metrics.functional import insertion_deletion
-from twinsight.models import load_model
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-
-from oracles import cam, occlusion
-from oracles import insertion_deletion as curves
+from twinsight.engine import CHUNK_SIZE
+from twinsight.models import TwoViewModel, projection_head
+from twinsight.models.resnet import barlow_twins_projector, resnet_trunk
+from twinsight.models.two_view import IMAGENET_NORMALIZATION
 
 
-def main(repeats: int = 5) -> None:
-    model = load_model("demo_simclr")
-    pairs = PairDataModule(DemoPhotos(limit=1), SimCLRViews(model.input_size), model.normalization)
-    batch = next(iter(pairs.predict_dataloader()))
-    view1, view2 = batch.view1, batch.view2
-    map1, map2 = InteractionCAM(model)(view1, view2).resized((64, 64))
-    assert map2 is not None
-    zero = torch.zeros_like(view1)
-    items: dict[str, tuple[Callable[[], object], Callable[[], object]]] = {
-        "conditional occlusion, 2 x 576 windows": (
-            lambda: ConditionalOcclusion(model, protocol="paper")(view1, view2),
-            lambda: occlusion.conditional_occlusion(model, view1, view2, zero, zero, (18, 18), (2, 2)),
-        ),
-        "insertion and deletion, 216 steps": (
-            lambda: insertion_deletion(model, view1, view2, map1, map2, protocol="paper"),
-            lambda: curves.insertion_deletion(model, view1, view2, map1[0], map2[0], 19, "paper"),
-        ),
-        "Interaction-CAM": (
-            lambda: InteractionCAM(model, protocol="paper")(view1, view2),
-            lambda: cam.interaction_cam(model, view1, view2, "mean", invariance_weight=True),
-        ),
+def main() -> None:
+    arguments = _arguments()
+    device = torch.device(arguments.device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        sys.exit("--device cuda: no GPU is at hand; nothing was measured")
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    views = _views(device)
+    peak = matrix_product_peak(device)
+    found: dict[str, Any] = {"facts": None, "rows": [], "slopes": [], "ranks": None}
+
+    def measure(network: str, model: TwoViewModel, each: Item, flops: float) -> None:
+        nonlocal peak
+        peak = max(peak, matrix_product_peak(device))
+        timings = interleaved(each.works, arguments.repeats, device)
+        found["rows"].append(report.row(network, each, timings, flops, peak))
+        line = found["rows"][-1]
+        print(f"{network}: {each.name}: {line['seconds']:.2f} s, {line['against']} {line['other_seconds']:.2f} s, "
+              f"ratio {line['ratio']:.2f}", flush=True)  # fmt: skip
+
+    narrow = resnet50().to(device)
+    flops = operations(narrow, views[0])
+    setting = setting_for(narrow, views, arguments.chunk_size)
+    for each in items(setting):
+        measure("ResNet-50", narrow, each, flops)
+    found["rows"].append(report.paper_table(found["rows"]))
+    for each in peer_items(setting):
+        measure("ResNet-50", narrow, each, flops)
+    del setting
+    wide = resnet50_with_wide_head().to(device)
+    measure(
+        "ResNet-50, 8192-wide head",
+        wide,
+        insertion_and_deletion(setting_for(wide, views, arguments.chunk_size), aim=6.0),
+        operations(wide, views[0]),
+    )
+    del wide
+    found["slopes"] = slopes(narrow, device, arguments.quick)
+    if device.type == "cpu":
+        found["ranks"] = ranks(resnet50, 32 if arguments.quick else 64)
+    about = {"repeats": arguments.repeats, "quick": arguments.quick, "chunk_size": arguments.chunk_size}
+    found["facts"] = {
+        **report.facts(device, peak, about, installed()),
+        "command": " ".join(["python -m benchmarks", *sys.argv[1:]]),
+        "load": os.getloadavg()[2] if hasattr(os, "getloadavg") else None,
     }
-    table = Table(title=f"{torch.get_num_threads()} threads, median of {repeats}", title_justify="left")
-    for column in ("", "twinsight, s", "literal, s", "ratio"):
-        table.add_column(column, justify="left" if not column else "right")
-    for name, (ours, literal) in items.items():
-        seconds = [(_seconds(ours), _seconds(literal)) for _ in range(repeats + 1)][1:]  # the first warms up
-        fast, slow = (statistics.median(column) for column in zip(*seconds, strict=True))
-        table.add_row(name, f"{fast:.4f}", f"{slow:.4f}", f"{slow / fast:.2f}")
-    Console().print(table)
+    report.write(arguments.output, found)
+    print(report.page(found))
 
 
-def _seconds(work: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
+def resnet50() -> TwoViewModel:
+    """ResNet-50 with SimCLR's head, seeded random weights."""
+    return _model(partial(projection_head, 2048, 2048, 128))
+
+
+def resnet50_with_wide_head() -> TwoViewModel:
+    """ResNet-50 with Barlow Twins' projector of 8192, seeded random weights."""
+    return _model(barlow_twins_projector)
+
+
+def _model(head: Any) -> TwoViewModel:
+    torch.manual_seed(0)
+    projector: nn.Module = head()
+    return TwoViewModel(resnet_trunk(), projector, normalization=IMAGENET_NORMALIZATION).eval()
+
+
+def _views(device: torch.device) -> tuple[Tensor, Tensor]:
+    """Two views of one of the bundled photos."""
+    pairs = PairDataModule(DemoPhotos(limit=1), SimCLRViews(SIDE), IMAGENET_NORMALIZATION)
+    batch = next(iter(pairs.predict_dataloader()))
+    return batch.view1.to(device), batch.view2.to(device)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="one round and short slopes: under 5 minutes on two cores")
+    parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
+    parser.add_argument("--repeats", type=int, help="rounds after the one that warms up; 3, with --quick 1")
+    parser.add_argument("--chunk-size", type=int, default=CHUNK_SIZE, help=f"as engine.chunk_size; {CHUNK_SIZE}")
+    parser.add_argument("--output", type=Path, default=Path(__file__).parents[1] / "docs" / "results" / "benchmarks")
+    arguments = parser.parse_args()
+    if arguments.repeats is None:
+        arguments.repeats = 1 if arguments.quick else 3
+    return arguments
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ class Loader:
 class Engine:
     """The fast path."""
 
-    chunk_size: int = 32  # perturbed images per forward pass; frozen into the cell, since rounding depends on it
+    chunk_size: int = 16  # perturbed images per forward pass; frozen into the cell, since rounding depends on it
 
 
 @dataclass

@@ -11,6 +11,7 @@ from torchvision.transforms.v2 import functional as F
 from toy import tiny_maps, tiny_model, tiny_pair
 from twinsight.engine import (
     BASELINES,
+    CHUNK_SIZE,
     NonFiniteEmbedding,
     PairBank,
     baseline_image,
@@ -60,7 +61,7 @@ def test_each_distinct_content_is_encoded_once():
     for _ in range(2):
         bank.perturbed(windows(first, 3))
         bank.perturbed(windows(first.clone(), 3))
-    assert sizes == [1, 1, 32]
+    assert sizes == [1, 1, CHUNK_SIZE]
     assert bank.forwards == 2 + 3
 
 

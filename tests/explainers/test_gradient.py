@@ -286,7 +286,7 @@ def test_noise_options_win_over_the_protocol(views, shared_noise, noise_scale):
     model, (view1, view2) = tiny_model(0), views
     view2 = view2 * 0.5
     for protocol in PROTOCOLS:
-        explainer = SmoothGrad(model, samples=20, shared_noise=shared_noise, noise_scale=noise_scale, protocol=protocol)
+        explainer = SmoothGrad(model, samples=16, shared_noise=shared_noise, noise_scale=noise_scale, protocol=protocol)
         noise1, noise2 = noise_given(model, explainer, (view1, view2))
         spread1, spread2 = (float(view[0].max() - view[0].min()) for view in (view1, view1 if shared_noise else view2))
         deviation1, deviation2 = (
@@ -324,13 +324,13 @@ def test_each_view_of_an_asymmetric_model_goes_its_way(views, monkeypatch):
     features = type(model).features
 
     def watched(self, x, view=1):
-        ways[view] += len(x)
+        ways[view] += len(x) * x.requires_grad  # trial passes of a folded copy have no graph
         return features(self, x, view)
 
     monkeypatch.setattr(type(model), "features", watched)
     for explainer, expected in (
         (InputXGradient(model), {1: 1, 2: 1}),
-        (SmoothGrad(model, samples=3), {1: 4, 2: 4}),
+        (SmoothGrad(model, samples=3), {1: 3, 2: 3}),
         (AveragedTransforms(model), {1: 1, 2: 10}),
     ):
         ways.clear()

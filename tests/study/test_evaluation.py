@@ -104,7 +104,7 @@ def test_there_is_one_record_per_pair_in_order(reference):
         assert [row["pair_id"] for row in records] == ["ant.png", "bee.png", "cat.png", "dog.png", "eel.png"]
         assert [row["partner_id"] for row in records] == ["bee.png", "cat.png", "dog.png", "eel.png", "ant.png"]
         assert len({row["score"] for row in records}) == 5
-        assert all(row["chunk_size"] == 32 and row["skipped"] is None for row in records)
+        assert all(row["chunk_size"] == 16 and row["skipped"] is None for row in records)
         assert [row["index"] for row in rows(folder, "arrays")] == [0, 1, 2, 3, 4]
 
 
@@ -602,5 +602,5 @@ def test_memory_that_forces_a_smaller_chunk_is_said_in_the_records(tiny, monkeyp
     config = tiny(*GRADCAM, "data.limit=2")
     assert explain(config) == 0
     for row, whole in zip(rows(only_cell(config)), rows(only_cell(expected)), strict=True):
-        assert (row["chunk_size"], whole["chunk_size"]) == (8, 32)
+        assert (row["chunk_size"], whole["chunk_size"]) == (8, 16)
         assert row["ci"] == pytest.approx(whole["ci"], abs=1e-5)

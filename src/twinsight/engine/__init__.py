@@ -1,6 +1,6 @@
 """The fast path: baselines, lazily perturbed images, shared embeddings, seeds. Knows no explainer and no metric."""
 
-from twinsight.engine.bank import NonFiniteEmbedding, PairBank, forwards_per_second
+from twinsight.engine.bank import CHUNK_SIZE, NonFiniteEmbedding, PairBank, forwards_per_second
 from twinsight.engine.baselines import BASELINES, Baseline, baseline_image, blurred, check_baseline
 from twinsight.engine.checks import check_views
 from twinsight.engine.perturbations import (
@@ -18,6 +18,7 @@ from twinsight.engine.transforms import TRANSFORMS
 
 __all__ = [
     "BASELINES",
+    "CHUNK_SIZE",
     "TRANSFORMS",
     "Baseline",
     "NonFiniteEmbedding",

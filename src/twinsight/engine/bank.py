@@ -13,9 +13,12 @@ from torch import Tensor
 from twinsight.engine.perturbations import Perturbation
 from twinsight.engine.seeds import content_digest
 from twinsight.errors import UserError
-from twinsight.models import TwoViewModel, full_precision
+from twinsight.models import TwoViewModel, folded, full_precision, state_of
 
 log = logging.getLogger(__name__)
+
+CHUNK_SIZE = 16
+"""Perturbed images per forward pass: on two cores as fast as 8 or 32, and a ResNet-50 stays below 300 MB."""
 
 T = TypeVar("T")
 
@@ -28,8 +31,8 @@ class PairBank:
     """Every view, and every perturbed version of a view, is encoded once per distinct content.
 
     Whole views go through the network one at a time, perturbed versions in chunks of fixed size (the last one padded
-    by repeating its last image), in one memory layout: rounding then depends on the pair and the chunk size, never on
-    the batch.
+    by repeating its last image) through a folded copy of it (:func:`twinsight.models.folded`) where that is safe, in
+    one memory layout: rounding then depends on the pair and the chunk size, never on the batch.
 
     Args:
         model: the network; its parameters must be frozen by the caller where that matters.
@@ -46,7 +49,7 @@ class PairBank:
     (torch.Size([64]), True, 1)
     """
 
-    def __init__(self, model: TwoViewModel, chunk_size: int = 32, capacity: int = 2**28) -> None:
+    def __init__(self, model: TwoViewModel, chunk_size: int = CHUNK_SIZE, capacity: int = 2**28) -> None:
         if chunk_size < 1:
             raise UserError(f"`chunk_size` must be at least 1, got {chunk_size}")
         self.model = model
@@ -56,6 +59,8 @@ class PairBank:
         self.backwards = 0
         self._kept: OrderedDict[Hashable, Tensor] = OrderedDict()
         self._bytes = 0
+        self._channels_last = True
+        self._folded: tuple[Hashable, TwoViewModel | None] = (None, None)
 
     def features(self, image: Tensor, view: int = 1) -> Tensor:
         """Feature map ``(D, h, w)`` of a ``(C, H, W)`` image."""
@@ -63,8 +68,7 @@ class PairBank:
         if key not in self._kept:
             with _plain_tensors():
                 self.forwards += 1
-                image = image.unsqueeze(0).clone(memory_format=torch.contiguous_format)
-                self._keep(key, self.model.features(image, view).squeeze(0))
+                self._keep(key, self._laid_out(self.model.features, image.unsqueeze(0), view).contiguous().squeeze(0))
         return self._get(key)
 
     def embedding(self, image: Tensor, view: int = 1) -> Tensor:
@@ -90,13 +94,22 @@ class PairBank:
             self.forwards += len(perturbation)
         return self._get(key)
 
-    def encode(self, images: Tensor, view: int = 1) -> Tensor:
+    def encode(self, images: Tensor, view: int = 1, many: bool = False) -> Tensor:
         """Embeddings ``(n, d)`` of ``(n, C, H, W)`` images in one pass, with a graph where the caller builds one.
 
         Nothing is kept and nothing split: for what needs gradients, inside :meth:`in_chunks` where there are many.
+
+        Args:
+            many: use the folded copy of the network. Not where hooks or modes are to see the network's own modules, or
+                where an embedding must be to the last bit what :meth:`embedding` says.
         """
         self.forwards += len(images)
-        return full_precision(self.model(images, view))
+        if many:
+            return full_precision(self._laid_out(self._for_many(images), images, view))
+        # As for whole views, contiguous features: a mean over space rounds by their layout.
+        return full_precision(
+            self.model.embed(self._laid_out(self.model.features, images, view).contiguous(), view)
+        )
 
     def gradients(
         self, score: Tensor, images: Sequence[Tensor], count: int | None = None, keep_graph: bool = False
@@ -108,7 +121,8 @@ class PairBank:
             keep_graph: leave the graph for another pass.
         """
         self.backwards += sum(map(len, images)) if count is None else count
-        return torch.autograd.grad(score, images, retain_graph=keep_graph)
+        found = torch.autograd.grad(score, images, retain_graph=keep_graph)
+        return tuple(gradient.contiguous() for gradient in found)
 
     def offer(self, image: Tensor, view: int, embedding: Tensor) -> None:
         """Keep the embedding ``(d,)`` that a caller computed of a whole view anyway, unless there is one.
@@ -141,12 +155,16 @@ class PairBank:
         What it counts is counted here afterwards, and a chunk that it had to halve stays halved.
         """
         other = PairBank(self.model if model is None else model, self.chunk_size, self.capacity)
+        if other.model is self.model:
+            other._channels_last, other._folded = self._channels_last, self._folded
         try:
             yield other
         finally:
             self.forwards += other.forwards
             self.backwards += other.backwards
             self.chunk_size = other.chunk_size
+            if other.model is self.model:
+                self._channels_last, self._folded = other._channels_last, other._folded
 
     def clear(self) -> None:
         """Forget everything; counters stay."""
@@ -157,11 +175,33 @@ class PairBank:
         def embeddings(start: int, stop: int) -> Tensor:
             # Filled up by repetition: every chunk has one size, because rounding depends on it.
             indices = torch.arange(start, start + self.chunk_size, device=perturbation.image.device)
-            versions = perturbation.versions(indices.clamp(max=stop - 1)).contiguous()
-            return self.model(versions, view)[: stop - start]
+            versions = perturbation.versions(indices.clamp(max=stop - 1))
+            return self._laid_out(self._for_many(versions), versions, view)[: stop - start]
 
         chunks = self.in_chunks(len(perturbation), embeddings)
         return torch.cat(chunks) if chunks else self._no_embeddings(perturbation, view)
+
+    def _for_many(self, images: Tensor) -> TwoViewModel:
+        """What batches like ``images`` go through: the network, or its folded copy, made again where it changed."""
+        mixed = torch.is_autocast_enabled(images.device.type)
+        size = (self.chunk_size, *images.shape[1:])
+        key = (size, images.dtype, images.device, mixed, state_of(self.model))
+        if self._folded[0] != key:
+            self._folded = (None, None)  # makes room first
+            like = images[:1].detach().expand(size)
+            self._folded = (key, folded(self.model, like, fuse=not mixed))
+        return self._folded[1] or self.model
+
+    def _laid_out(self, call: Callable[[Tensor, int], Tensor], images: Tensor, view: int) -> Tensor:
+        """``call`` on a copy of images (a network may work in place) in channels-last layout, where it takes that."""
+        if self._channels_last:
+            try:
+                return call(images.clone(memory_format=torch.channels_last), view)
+            except torch.OutOfMemoryError:
+                raise
+            except RuntimeError:  # as of a network that calls view() on feature maps
+                self._channels_last = False
+        return call(images.clone(memory_format=torch.contiguous_format), view)
 
     def _no_embeddings(self, perturbation: Perturbation, view: int) -> Tensor:
         return self.embedding(perturbation.image, view).new_empty(0, len(self.embedding(perturbation.image, view)))

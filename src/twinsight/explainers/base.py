@@ -270,7 +270,7 @@ class Pair:
         """
         with torch.enable_grad():
             leaf = self.view(view).unsqueeze(0).clone().requires_grad_()
-            embedding = self.bank.encode(leaf.clone(), view)  # a copy: the network may work in place
+            embedding = self.bank.encode(leaf, view)
         self.bank.offer(self.view(view), view, embedding.detach()[0])
         return leaf, embedding
 

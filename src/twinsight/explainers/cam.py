@@ -215,6 +215,5 @@ def _cut(pair: Pair, layer: str, view: int) -> tuple[Tensor, Tensor]:
         return leaves[-1].clone()
 
     with tapped(pair.bank.model, layer, take):
-        # A copy: the network may work in place.
-        embedding = pair.bank.encode(pair.view(view).unsqueeze(0).clone(), view)
+        embedding = pair.bank.encode(pair.view(view).unsqueeze(0), view)
     return leaves[0], embedding

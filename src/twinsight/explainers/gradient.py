@@ -55,7 +55,7 @@ class _GradientExplainer(Explainer):
         """``(C, H, W)`` images as leaves ``(n, C, H, W)``, and their embeddings ``(n, d)``."""
         leaves = torch.stack(list(images)).requires_grad_()
         with guiding(self.model, self.options["guided"]):
-            return leaves, bank.encode(leaves.clone(), view)  # a copy: the network may work in place
+            return leaves, bank.encode(leaves, view, many=not self._guided)
 
     def _map(self, image: Tensor, gradient: Tensor) -> Tensor:
         found = (image * gradient).abs().amax(dim=0)

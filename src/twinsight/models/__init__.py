@@ -1,5 +1,6 @@
 """What is explained: the two-view model, architectures, trained weights."""
 
+from twinsight.models.folding import folded, state_of
 from twinsight.models.modes import evaluating
 from twinsight.models.published import build_model, published_models
 from twinsight.models.registry import (
@@ -27,6 +28,7 @@ __all__ = [
     "available_models",
     "build_model",
     "evaluating",
+    "folded",
     "full_precision",
     "load_model",
     "projection_head",
@@ -36,6 +38,7 @@ __all__ = [
     "saved_input_size",
     "simclrv2_head",
     "small_two_view",
+    "state_of",
     "torchvision_resnet",
     "weights_digest",
 ]

@@ -1,0 +1,228 @@
+"""What is timed: each method and metric as this package, the rival and peers do it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from benchmarks.measure import Passes, Work
+from benchmarks.rival import Rival
+from twinsight.engine import PairBank
+from twinsight.explainers import (
+    AveragedTransforms,
+    ConditionalOcclusion,
+    ContextAgnosticOcclusion,
+    Explainer,
+    GradCAM,
+    InputXGradient,
+    InteractionCAM,
+    PairwiseOcclusion,
+    SmoothGrad,
+)
+from twinsight.metrics.functional import average_drop, insertion_deletion
+from twinsight.models import TwoViewModel
+
+WINDOW, STRIDE, SIDE, POINTS = 64, 8, 224, 224
+LAMBDAS = [n / 10 for n in range(9, 0, -1)]
+OURS, RIVAL = "twinsight", "literal"
+
+
+@dataclass
+class Setting:
+    """A network and a pair.
+
+    Attributes:
+        model: parameters that want gradients, evaluation mode; both sides use it.
+        views, maps: ``(1, 3, 224, 224)`` and ``(1, 224, 224)`` each.
+        bank: of this package's side; emptied before each run, so that only the folded network stays.
+    """
+
+    model: TwoViewModel
+    views: tuple[Tensor, Tensor]
+    maps: tuple[Tensor, Tensor]
+    bank: PairBank
+
+    @property
+    def rival(self) -> Rival:
+        return Rival(self.model)
+
+    def counted(self, work: Callable[[PairBank], object]) -> Callable[[], Passes]:
+        """``work`` with an empty bank, and the passes it took."""
+
+        def run() -> Passes:
+            self.bank.clear()
+            before = Passes(self.bank.forwards, self.bank.backwards)
+            work(self.bank)
+            return Passes(self.bank.forwards, self.bank.backwards) + before * -1
+
+        return run
+
+    def explained(self, *explainers: Explainer) -> Callable[[], Passes]:
+        """All of ``explainers`` on the pair, sharing a bank."""
+        return self.counted(lambda bank: [explainer(*self.views, bank=bank) for explainer in explainers])
+
+    def literally(self, work: Callable[[Rival], object]) -> Callable[[], Passes]:
+        """``work`` of the rival, and the passes it took."""
+
+        def run() -> Passes:
+            rival = self.rival
+            work(rival)
+            return rival.passes()
+
+        return run
+
+
+@dataclass
+class Item:
+    """One row: the same work by several hands.
+
+    Attributes:
+        name: of the row.
+        works: by hand, ``OURS`` and ``RIVAL`` first.
+        aim: ratio to reach against the rival on two cores; None where none was set.
+    """
+
+    name: str
+    works: dict[str, Work]
+    aim: float | None = None
+
+
+def boxes(stride: int) -> list[tuple[int, int, int, int]]:
+    """Windows of one view on a grid."""
+    offsets = range(0, SIDE - WINDOW + 1, stride)
+    return [(top, left, WINDOW, WINDOW) for top in offsets for left in offsets]
+
+
+def items(setting: Setting) -> list[Item]:
+    """Every row for one network."""
+    return [
+        _conditional_occlusion(setting),
+        _both_occlusions(setting),
+        _pairwise_occlusion(setting),
+        _cams(setting),
+        _input_x_gradient(setting),
+        *(_smoothgrad(setting, guided) for guided in (False, True)),
+        *(_averaged_transforms(setting, guided) for guided in (False, True)),
+        insertion_and_deletion(setting, aim=5.0),
+        _average_drop(setting),
+    ]
+
+
+def _chunked(setting: Setting, done: int, whole: int, groups: int) -> tuple[float, float]:
+    """Images computed for ``groups`` times ``done`` and ``whole`` versions, chunks being filled up."""
+    chunk = setting.bank.chunk_size
+    return groups * chunk * -(-done // chunk), groups * chunk * -(-whole // chunk)
+
+
+def _conditional_occlusion(setting: Setting) -> Item:
+    some, whole = len(boxes(40)), len(boxes(STRIDE))
+    explainer = ConditionalOcclusion(setting.model, window=WINDOW, stride=24, protocol="paper")
+    ours = setting.explained(explainer)
+    works = {
+        OURS: Work(ours, Passes(2 + 2 * whole), _chunked(setting, len(boxes(24)), whole, 2)),
+        RIVAL: Work(setting.literally(lambda rival: rival.occlusion(*setting.views, boxes(32)[:32])), Passes(884)),
+    }
+    assert some <= whole
+    return Item("Conditional occlusion", works, aim=1.9)
+
+
+def _both_occlusions(setting: Setting) -> Item:
+    whole = len(boxes(STRIDE))
+    kinds = (ConditionalOcclusion, ContextAgnosticOcclusion)
+    ours = setting.explained(*(kind(setting.model, window=WINDOW, stride=24, protocol="paper") for kind in kinds))
+
+    def literal(rival: Rival) -> None:
+        some = (boxes(24)[:32],)
+        rival.occlusion(*setting.views, *some)
+        rival.context_agnostic_occlusion(*setting.views, *some)
+
+    works = {
+        OURS: Work(ours, Passes(2 + 4 * whole), _chunked(setting, len(boxes(24)), whole, 4)),
+        RIVAL: Work(setting.literally(literal), Passes(884 + 1766)),
+    }
+    return Item("Conditional and context-agnostic occlusion", works, aim=2.6)
+
+
+def _pairwise_occlusion(setting: Setting) -> Item:
+    ours = setting.explained(PairwiseOcclusion(setting.model, num_samples=16, protocol="sound", baseline="input_zero"))
+    works = {
+        OURS: Work(ours, Passes(202), _chunked(setting, 16, 100, 2)),
+        RIVAL: Work(
+            setting.literally(lambda rival: rival.pairwise_occlusion(*setting.views, boxes(24)[:8])), Passes(202)
+        ),
+    }
+    return Item("Pairwise occlusion, 100 draws (ours: 10 000 scores)", works)
+
+
+def _cams(setting: Setting) -> Item:
+    cams = [InteractionCAM(setting.model, reduction=kind, protocol="paper") for kind in ("mean", "max", "attention")]
+    works = {
+        OURS: Work(setting.explained(GradCAM(setting.model, protocol="paper"), *cams), Passes(2)),
+        RIVAL: Work(setting.literally(lambda rival: rival.cams(*setting.views)), Passes(14, 8)),
+    }
+    return Item("Grad-CAM and three Interaction-CAMs", works)
+
+
+def _input_x_gradient(setting: Setting) -> Item:
+    works = {
+        OURS: Work(setting.explained(InputXGradient(setting.model)), Passes(2, 2)),
+        RIVAL: Work(setting.literally(lambda rival: rival.input_x_gradient(*setting.views)), Passes(2, 2)),
+    }
+    return Item("Input x gradient", works)
+
+
+def _smoothgrad(setting: Setting, guided: bool) -> Item:
+    explainer = SmoothGrad(setting.model, samples=16, guided="modules" if guided else "none")
+    works = {
+        OURS: Work(setting.explained(explainer), Passes(102, 100)),
+        RIVAL: Work(setting.literally(lambda rival: rival.smoothgrad(*setting.views, 4)), Passes(100, 100)),
+    }
+    return Item(f"SmoothGrad, 50 samples{', guided' if guided else ''}", works, aim=None if guided else 2.4)
+
+
+def _averaged_transforms(setting: Setting, guided: bool) -> Item:
+    explainer = AveragedTransforms(setting.model, guided="modules" if guided else "none", protocol="paper")
+    works = {
+        OURS: Work(setting.explained(explainer), Passes(11, 18 if guided else 10)),
+        RIVAL: Work(
+            setting.literally(lambda rival: rival.averaged_transforms(*setting.views, LAMBDAS[:3])), Passes(18, 18)
+        ),
+    }
+    return Item(f"Averaged transforms{', guided' if guided else ''}", works, aim=None if guided else 4.5)
+
+
+def insertion_and_deletion(setting: Setting, aim: float) -> Item:
+    """SI, SD, CI and CD, both directions."""
+    ours = setting.counted(
+        lambda bank: insertion_deletion(
+            setting.model, *setting.views, *setting.maps, points=33, protocol="paper", bank=bank
+        )
+    )
+    works = {
+        OURS: Work(ours, Passes(4 * (POINTS - 1) + 5), _chunked(setting, 32, POINTS - 1, 4)),
+        RIVAL: Work(
+            setting.literally(lambda rival: rival.insertion_deletion(*setting.views, *setting.maps, 5)),
+            Passes(12 * (POINTS + 1)),
+        ),
+    }
+    return Item("SI, SD, CI, CD, both directions", works, aim)
+
+
+def _average_drop(setting: Setting) -> Item:
+    ours = setting.counted(
+        lambda bank: average_drop(setting.model, *setting.views, *setting.maps, protocol="paper", bank=bank)
+    )
+    works = {
+        OURS: Work(ours, Passes(4)),
+        RIVAL: Work(setting.literally(lambda rival: rival.average_drop(*setting.views, *setting.maps)), Passes(12)),
+    }
+    return Item("SAD, SIC, CAD, CIC", works)
+
+
+def setting_for(model: TwoViewModel, views: tuple[Tensor, Tensor], chunk_size: int) -> Setting:
+    """``model`` on ``views``, with the maps of Grad-CAM at image size."""
+    maps = GradCAM(model)(*views).resized((SIDE, SIDE))
+    assert maps[1] is not None
+    ties = torch.rand((2, 1, SIDE, SIDE), generator=torch.Generator().manual_seed(0)).to(maps[0]) * 1e-6
+    return Setting(model, views, (maps[0] + ties[0], maps[1] + ties[1]), PairBank(model, chunk_size))

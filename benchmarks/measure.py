@@ -1,0 +1,156 @@
+"""Seconds, floating-point operations and memory of a piece of work."""
+
+import ctypes
+import gc
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+_STATUS = Path("/proc/self/status")
+
+
+@dataclass(frozen=True)
+class Passes:
+    """Images through the network: forward, and back to pixels (or, where parameters have gradients, to those too)."""
+
+    forwards: float
+    backwards: float = 0
+
+    def __add__(self, other: "Passes") -> "Passes":
+        return Passes(self.forwards + other.forwards, self.backwards + other.backwards)
+
+    def __mul__(self, times: float) -> "Passes":
+        return Passes(self.forwards * times, self.backwards * times)
+
+    def __str__(self) -> str:
+        return f"{self.forwards:,.0f} F" + (f" + {self.backwards:,.0f} b" if self.backwards else "")
+
+
+@dataclass
+class Work:
+    """Something to time.
+
+    Attributes:
+        run: does a slice of it and says how many passes that took.
+        whole: passes of all of it; seconds of the slice are scaled by the passes.
+        padded: passes of the slice and of the whole counted as they are computed, chunks being filled up; None where
+            nothing is filled up.
+    """
+
+    run: Callable[[], Passes]
+    whole: Passes
+    padded: tuple[float, float] | None = None
+
+    def scale(self, done: Passes) -> float:
+        """How many times longer the whole takes than the slice."""
+        if self.padded is not None:
+            return self.padded[1] / self.padded[0]
+        return (self.whole.forwards + self.whole.backwards) / (done.forwards + done.backwards)
+
+
+@dataclass
+class Timing:
+    """What came out for one :class:`Work`.
+
+    Attributes:
+        seconds: of the whole, scaled where ``sampled`` is below 1; one for each repeat.
+        passes: of the whole.
+        sampled: share of the whole that was run.
+        memory: bytes by which the process, or the device, grew at most during the first run.
+    """
+
+    seconds: list[float] = field(default_factory=list)
+    passes: Passes = Passes(0)
+    sampled: float = 1.0
+    memory: int | None = None
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.seconds)
+
+
+def interleaved(works: Mapping[str, Work], repeats: int, device: torch.device) -> dict[str, Timing]:
+    """Each work in turn, ``repeats`` times, after a first round that warms up and has its memory measured."""
+    timings = {name: Timing(passes=work.whole) for name, work in works.items()}
+    for name, work in works.items():
+        with rise_of_memory(device) as rise:
+            work.run()
+        timings[name].memory = rise[0] if rise else None
+    for _ in range(repeats):
+        for name, work in works.items():
+            started = now(device)
+            done = work.run()
+            seconds = now(device) - started
+            scale = work.scale(done)
+            timings[name].seconds.append(seconds * scale)
+            timings[name].sampled = min(1.0, 1 / scale)
+    return timings
+
+
+def now(device: torch.device) -> float:
+    """Seconds, when all that the device was given is done."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def operations(model: torch.nn.Module, image: torch.Tensor) -> float:
+    """Floating-point operations of one image's forward pass, a multiplication and an addition counting two."""
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(image)
+    return float(counter.get_total_flops())
+
+
+def matrix_product_peak(device: torch.device, side: int = 2048, repeats: int = 5) -> float:
+    """Most floating-point operations per second that products of square single-precision matrices reach."""
+    a, b = torch.rand(2, side, side, device=device)
+    best = 0.0
+    for _ in range(repeats + 1):
+        started = now(device)
+        _ = a @ b
+        best = max(best, 2 * side**3 / (now(device) - started))
+    return best
+
+
+class rise_of_memory:
+    """Bytes by which memory rises at most inside the block, over what it held before: the only item of the list.
+
+    On CPU the resident memory of the process, where Linux says it; the list is empty elsewhere.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.found: list[int] = []
+
+    def __enter__(self) -> list[int]:
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+            self.before = torch.cuda.memory_allocated(self.device)
+        elif _STATUS.exists():
+            _give_back_freed_memory()
+            Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts again
+            self.before = _resident("VmRSS")
+        return self.found
+
+    def __exit__(self, *error: object) -> None:
+        if self.device.type == "cuda":
+            self.found.append(torch.cuda.max_memory_allocated(self.device) - self.before)
+        elif _STATUS.exists():
+            self.found.append(_resident("VmHWM") - self.before)
+
+
+def _resident(key: str) -> int:
+    line = next(line for line in _STATUS.read_text().splitlines() if line.startswith(key))
+    return int(line.split()[1]) * 1024
+
+
+def _give_back_freed_memory() -> None:
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL("libc.so.6").malloc_trim(0)

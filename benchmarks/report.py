@@ -1,0 +1,177 @@
+"""What came out, as JSON and as a page."""
+
+import json
+import platform
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.items import OURS, RIVAL, Item
+from benchmarks.measure import Timing
+
+Row = dict[str, Any]
+TABLE_ROWS = 16
+"""Rows of the paper's table."""
+
+
+def row(network: str, item: Item, timings: dict[str, Timing], flops: float, peak: float) -> Row:
+    """One line of the table; ``flops`` is of one image's forward, ``peak`` of the matrix product."""
+    ours = timings[OURS]
+    other = next(name for name in timings if name != OURS)
+    work = ours.passes.forwards + ours.passes.backwards
+    return {
+        "network": network,
+        "item": item.name,
+        "against": other,
+        "seconds": ours.median,
+        "other_seconds": timings[other].median,
+        "ratio": timings[other].median / ours.median,
+        "aim": item.aim,
+        "passes": str(ours.passes),
+        "other_passes": str(timings[other].passes),
+        "share_of_peak": work * flops / ours.median / peak,
+        "memory": ours.memory,
+        "other_memory": timings[other].memory,
+        "sampled": ours.sampled,
+        "other_sampled": timings[other].sampled,
+        "all_seconds": {name: timing.seconds for name, timing in timings.items()},
+    }
+
+
+def paper_table(rows: list[Row]) -> Row:
+    """Explanations of the paper's 16 rows and their metrics without max-sensitivity, put together from what was timed.
+
+    Pixel invariance is counted at the cost of an occlusion's forwards (ours 1001, published 2000); variants with noise
+    cost what those without do.
+    """
+    by_name = {each["item"]: each for each in rows if each["against"] == RIVAL and each["network"] == rows[0]["network"]}
+
+    def total(key: str, passes: tuple[float, float]) -> float:
+        def of(start: str) -> float:
+            return next(each[key] for name, each in by_name.items() if name.startswith(start))
+
+        plain_and_guided = [
+            (each[key] for name, each in by_name.items() if name.startswith(start))
+            for start in ("SmoothGrad", "Averaged transforms")
+        ]
+        smooth, averaged = (sum(seconds) for seconds in plain_and_guided)
+        explaining = of("Conditional and") + of("Pairwise") + of("Grad-CAM") + 2 * of("Input x") + smooth + 2 * averaged
+        invariance = of("Conditional occlusion") * passes[0] / passes[1]
+        return explaining + invariance + TABLE_ROWS * (of("SI, SD") + of("SAD"))
+
+    ours, literal = total("seconds", (1001, 884)), total("other_seconds", (2000, 884))
+    return {
+        **dict.fromkeys(by_name["SI, SD, CI, CD, both directions"]),
+        "network": rows[0]["network"],
+        "item": "The paper's table, 16 rows without MS (put together)",
+        "against": RIVAL,
+        "seconds": ours,
+        "other_seconds": literal,
+        "ratio": literal / ours,
+        "aim": 4.5,
+    }
+
+
+def facts(device: torch.device, peak: float, arguments: dict[str, Any], peers: dict[str, str | None]) -> dict[str, Any]:
+    """When, on what, with what."""
+    return {
+        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "processor": _processor(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "matrix_product_peak": peak,
+        "arguments": arguments,
+        "peers": peers,
+    }
+
+
+def write(path: Path, found: dict[str, Any]) -> None:
+    """``path`` with the suffixes .json and .md."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.with_suffix(".json").write_text(json.dumps(found, indent=2) + "\n")
+    path.with_suffix(".md").write_text(page(found))
+
+
+def page(found: dict[str, Any]) -> str:
+    """The Markdown page."""
+    about = found["facts"]
+    missing = [name for name, known in about["peers"].items() if known is None]
+    present = [f"{name} {known}" for name, known in about["peers"].items() if known is not None]
+    load = found["facts"].get("load")
+    lines = [
+        "# Benchmarks",
+        "",
+        f"Written by `{about['command']}` on {about['date']}: {about['processor']}, {about['threads']} threads, "
+        f"device {about['device']}, torch {about['torch']}; matrix products reach "
+        f"{about['matrix_product_peak'] / 1e9:.0f} GFLOP/s. "
+        + (f"Load average of the machine meanwhile: {load:.1f}. " if load is not None else "")
+        + (f"Peers: {', '.join(present)}. " if present else "")
+        + (f"Not installed, so not measured: {', '.join(missing)} (`pip install 'twinsight[bench]'`)." if missing else ""),
+        "",
+        "`literal` does what SPEC calls published: batches of one for gradients and metrics, contiguous batches of 32 for "
+        "occlusion, parameters that collect gradients, the partner encoded at every step. Both sides explain the same pair "
+        "at 224 pixels with the same random weights, in turn, in one process; seconds are medians over "
+        f"{about['arguments']['repeats']} rounds. Long items are timed on a slice, given in the last column, "
+        "times counted passes. Memory is what the first run added to the loaded model. Of peak: floating-point "
+        "operations of ours over those of the matrix product, measured in the same run.",
+        "",
+        "| network | item | ours, s | against | s | ratio | aim | passes | their passes | of peak | memory, MB | slice |",
+        "|---|---|--:|---|--:|--:|--:|---|---|--:|--:|--:|",
+    ]
+    lines += [_line(each) for each in found["rows"]]
+    if found.get("slopes"):
+        lines += ["", "## Growth", "", "Log-log slopes: 1 is proportional, 0 is flat.", ""]
+        lines += ["| with | from | to | time | memory | memory at the end, MB |", "|---|--:|--:|--:|--:|--:|"]
+        lines += [
+            f"| {each['of']} | {each['counts'][0]} | {each['counts'][-1]} | {each['time_slope']:.2f} "
+            f"| {each['memory_slope']:.2f} | {each['memory'][-1] / 2**20:.0f} |"
+            for each in found["slopes"]
+        ]
+    if found.get("ranks"):
+        rank = found["ranks"]
+        lines += [
+            "",
+            f"Two processes of one core do {rank['speedup']:.2f} times the work of one (aim: 1.8): "
+            f"{rank['one_seconds']:.1f} s alone, {rank['two_seconds']:.1f} s side by side.",
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def _line(each: Row) -> str:
+    def shown(value: float | None, form: str) -> str:
+        return "" if value is None else format(value, form)
+
+    sampled = ""
+    if each["sampled"] is not None:
+        sampled = f"{each['sampled']:.0%} / {each['other_sampled']:.0%}"
+    memory = "" if each["memory"] is None else f"{each['memory'] / 2**20:.0f} / {each['other_memory'] / 2**20:.0f}"
+    cells = [
+        each["network"],
+        each["item"],
+        shown(each["seconds"], ".2f"),
+        each["against"],
+        shown(each["other_seconds"], ".2f"),
+        shown(each["ratio"], ".2f"),
+        shown(each["aim"], ".1f"),
+        each["passes"] or "",
+        each["other_passes"] or "",
+        shown(each["share_of_peak"], ".2f"),
+        memory,
+        sampled,
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+
+
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()

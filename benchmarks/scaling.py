@@ -1,0 +1,117 @@
+"""How time and memory grow with pairs, perturbations, side and ranks."""
+
+import multiprocessing
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks.measure import now, rise_of_memory
+from twinsight.engine import PairBank, erased_windows
+from twinsight.explainers import GradCAM
+from twinsight.metrics.functional import insertion_deletion
+from twinsight.models import TwoViewModel, load_model
+
+
+def slopes(model: TwoViewModel, device: torch.device, quick: bool) -> list[dict[str, Any]]:
+    """Log-log slopes: 1 is proportional, 0 is flat."""
+    demo = load_model("demo_simclr").to(device)
+    many = (100, 400, 1600) if quick else (100, 1000, 10000)
+    some = (32, 64) if quick else (100, 400)
+    pairs = (1, 2, 4) if quick else (1, 2, 4, 8, 16)
+    sides = (112, 224) if quick else (96, 128, 160, 224)
+    return [
+        _slope("perturbations, demo network at 64", many, lambda n: _occluded(demo, 64, n, device), device),
+        _slope("perturbations, ResNet-50 at 224", some, lambda n: _occluded(model, 224, n, device), device),
+        _slope("pairs, demo network at 64", pairs, lambda n: _scored(demo, n, device), device),
+        _slope("side, ResNet-50", sides, lambda n: _occluded(model, n, 32, device), device),
+    ]
+
+
+def _slope(of: str, counts: Sequence[int], prepare: Callable[[int], Callable[[], object]], device: torch.device) -> Any:
+    seconds, memory = [], []
+    for count in counts:
+        work = prepare(count)
+        work()
+        with rise_of_memory(device) as rise:
+            started = now(device)
+            work()
+            seconds.append(now(device) - started)
+        memory.append(rise[0] if rise else 0)
+    logs = np.log(counts)
+    # Below a megabyte the allocator's pages are counted, not the work's.
+    sizes = np.log(np.maximum(memory, 2**20))
+    return {
+        "of": of,
+        "counts": list(counts),
+        "seconds": seconds,
+        "memory": memory,
+        "time_slope": float(np.polyfit(logs, np.log(seconds), 1)[0]),
+        "memory_slope": float(np.polyfit(logs, sizes, 1)[0]),
+    }
+
+
+def _occluded(model: TwoViewModel, side: int, count: int, device: torch.device) -> Callable[[], object]:
+    """``count`` versions of one image through an emptied bank."""
+    bank = PairBank(model)
+    image = torch.rand((3, side, side), generator=torch.Generator().manual_seed(0)).to(device)
+    places = torch.arange(count) * 7919  # a prime, so that windows differ
+    edge = side * 2 // 7
+    boxes = torch.stack([places % (side - edge), places // side % (side - edge)], dim=1)
+    boxes = torch.cat([boxes, torch.full((count, 2), edge)], dim=1)
+
+    def work() -> None:
+        bank.clear()
+        bank.perturbed(erased_windows(image, torch.zeros_like(image), boxes))
+
+    return work
+
+
+def _scored(model: TwoViewModel, count: int, device: torch.device) -> Callable[[], object]:
+    """Grad-CAM, insertion and deletion of ``count`` pairs."""
+    views = torch.rand((2, count, 3, 64, 64), generator=torch.Generator().manual_seed(0)).to(device)
+
+    def work() -> None:
+        bank = PairBank(model)
+        map1, map2 = GradCAM(model)(*views, bank=bank).resized((64, 64))
+        insertion_deletion(model, *views, map1, map2, points=64, bank=bank)
+
+    return work
+
+
+def ranks(build: Callable[[], TwoViewModel], count: int) -> dict[str, float]:
+    """Pairs' worth of perturbations through one process of one core, and through two at a time.
+
+    Returns:
+        seconds of each, and how many times faster two are for twice the work.
+    """
+    alone = _together(build, count, processes=1)
+    both = _together(build, count, processes=2)
+    return {"one_seconds": alone, "two_seconds": both, "speedup": 2 * alone / both}
+
+
+def _together(build: Callable[[], TwoViewModel], count: int, processes: int) -> float:
+    """Seconds until the last of ``processes`` has done its share, each the same."""
+    context = multiprocessing.get_context("spawn")
+    ready, seconds = context.Barrier(processes), context.Queue()
+    workers = [context.Process(target=_share, args=(build, count, ready, seconds)) for _ in range(processes)]
+    for worker in workers:
+        worker.start()
+    found = [seconds.get() for _ in workers]
+    for worker in workers:
+        worker.join()
+    return max(found)
+
+
+def _share(build: Callable[[], TwoViewModel], count: int, ready: Any, seconds: Any) -> None:
+    torch.set_num_threads(1)
+    image: Tensor = torch.rand(3, 224, 224)
+    work = _occluded(build(), image.shape[-1], count, torch.device("cpu"))
+    work()
+    ready.wait()
+    started = time.perf_counter()
+    work()
+    seconds.put(time.perf_counter() - started)

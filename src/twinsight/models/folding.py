@@ -1,0 +1,284 @@
+"""A network as many images go through it fastest: batch norm folded into convolutions, what follows them fused in.
+
+What is folded is a copy that shares every module that did not change; the network itself stays as it is.
+"""
+
+import copy
+import logging
+import operator
+from collections.abc import Hashable, Mapping
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn import functional as F
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+
+from twinsight.models.two_view import TwoViewModel
+
+log = logging.getLogger(__name__)
+
+TOLERANCE = 1e-5
+"""Largest deviation of an embedding from the network's own, relative to its largest value or to 1."""
+_RELUS = (F.relu, torch.relu, torch.relu_, "relu", "relu_")
+_SUMS = (operator.add, torch.add, "add")
+_SUMS_IN_PLACE = (operator.iadd, "add_")
+
+
+def folded(model: TwoViewModel, images: Tensor, fuse: bool = True) -> TwoViewModel | None:
+    """A copy of ``model`` for batches like ``images``, with its convolutions folded; None where that is not safe.
+
+    Batch norms in evaluation mode become part of the convolutions before them, and so do the residual sums and ReLUs
+    that follow. On CPU in single precision oneDNN computes each as one kernel, with weights laid out for this size of
+    batch. Gradients go back to images, not to weights. The copy is fastest over images in channels-last layout.
+
+    Not safe is a network in training mode, one with hooks (somebody watches it or changes what it computes), one that
+    cannot be traced, and one whose copy answers two random images differently.
+
+    Args:
+        model: the network; it is not changed.
+        images: ``(n, C, H, W)``; its shape, type and device count, not its values.
+        fuse: use oneDNN's fused kernels where there are any; they know no autocast.
+
+    >>> from twinsight.models import small_two_view
+    >>> model, images = small_two_view().eval(), torch.rand(4, 3, 64, 64)
+    >>> fast = folded(model, images)
+    >>> any(isinstance(module, nn.BatchNorm2d) for module in fast.trunk.modules())
+    False
+    >>> with torch.no_grad():
+    ...     torch.allclose(fast(images), model(images), atol=1e-5)
+    True
+    """
+    weights = [module.weight for module in model.modules() if isinstance(module, nn.Conv2d)]
+    if not weights or _watched_or_training(model):
+        return None
+    if any((weight.dtype, weight.device) != (images.dtype, images.device) for weight in weights):
+        return None
+    trial = torch.rand((2, *images.shape[1:]), generator=torch.Generator().manual_seed(0)).to(images)
+    views = (1,) if model.symmetric else (1, 2)
+    try:
+        with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
+            fast = _copied(model)
+            if not all(_agree(model, fast, trial, view) for view in views):
+                return None
+            if not (fuse and images.device.type == "cpu" and images.dtype == torch.float32 and _fused_kernels()):
+                return fast
+            for module in fast.modules():
+                if isinstance(module, FoldedConvolution):
+                    module.pack(len(images))
+            return fast if all(_agree(model, fast, trial, view) for view in views) else None
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # tracing runs code of others, which may raise whatever it likes
+        log.debug("convolutions are not folded: %s: %s", type(error).__name__, error)
+        return None
+
+
+def state_of(model: nn.Module) -> Hashable:
+    """What tells whether a folded copy of ``model`` is still true: its tensors, modes, and whether it has hooks.
+
+    Weights written to through ``.data``, behind PyTorch's back, go unnoticed.
+
+    >>> layer = nn.Linear(2, 2)
+    >>> before = state_of(layer)
+    >>> with torch.no_grad():
+    ...     _ = layer.weight.zero_()
+    >>> before == state_of(layer)
+    False
+    """
+    tensors = (*model.parameters(), *model.buffers())
+    contents = tuple((id(each), each.data_ptr(), 0 if each.is_inference() else each._version) for each in tensors)
+    return _watched_or_training(model), contents
+
+
+class FoldedConvolution(nn.Module):
+    """``relu(convolution(x) + summand)`` with a batch norm inside the convolution; sum and ReLU where there were any.
+
+    Args:
+        convolution: from its own network; its weights are copied.
+        norm: batch norm in evaluation mode after it, None where there is none.
+        relu: whether a ReLU follows.
+    """
+
+    def __init__(self, convolution: nn.Conv2d, norm: nn.BatchNorm2d | None, relu: bool) -> None:
+        super().__init__()
+        self.geometry = (convolution.stride, convolution.padding, convolution.dilation, convolution.groups)
+        self.relu = relu
+        weight, bias = convolution.weight, convolution.bias
+        if norm is not None:
+            weight, bias = _normed(weight, bias, norm)
+        weight = weight.detach().clone(memory_format=torch.channels_last)
+        self.weight = nn.Parameter(weight, requires_grad=False)
+        self.bias = None if bias is None else nn.Parameter(bias.detach().clone(), requires_grad=False)
+        self._shape: torch.Size | None = None
+        self._sums = True
+        self._packed: Tensor | None = None
+
+    def forward(self, x: Tensor, summand: Tensor | None = None) -> Tensor:
+        if self._packed is not None:
+            return _Fused.apply(x, summand, self)
+        y = F.conv2d(x, self.weight, self.bias, *self.geometry)
+        self._shape = x.shape
+        if summand is not None:
+            self._sums = summand.shape == y.shape
+            y = y + summand
+        return F.relu(y, inplace=True) if self.relu else y
+
+    def pack(self, count: int) -> None:
+        """Lay the weights out as oneDNN wants them for ``count`` images of the size of the last pass."""
+        if self._shape is None or not self._sums:
+            return
+        stride, padding, dilation, groups = self.geometry
+        self._packed = torch._C._nn.mkldnn_reorder_conv2d_weight(
+            self.weight.to_mkldnn(), padding, stride, dilation, groups, [count, *self._shape[1:]]
+        )
+        del self.weight
+
+    def fused(self, x: Tensor, summand: Tensor | None) -> Tensor:
+        """The pass as one kernel; for what has been packed."""
+        stride, padding, dilation, groups = self.geometry
+        geometry = (self.bias, padding, stride, dilation, groups)
+        relu = "relu" if self.relu else None
+        if summand is None:
+            return torch.ops.mkldnn._convolution_pointwise(x, self._packed, *geometry, relu or "none", [], "")
+        return torch.ops.mkldnn._convolution_pointwise.binary(
+            x, summand, self._packed, *geometry, "add", 1.0, relu, [], ""
+        )
+
+    def taken_back(self, gradient: Tensor, size: torch.Size) -> Tensor:
+        """Gradient at an input of ``size`` from that at the output of the convolution; for what has been packed."""
+        assert self._packed is not None
+        return torch.nn.grad.conv2d_input(size, self._packed.to_dense(), gradient, *self.geometry)
+
+
+class _Fused(torch.autograd.Function):
+    """A fused pass whose gradient needs nothing but its output."""
+
+    @staticmethod
+    def forward(context: Any, x: Tensor, summand: Tensor | None, module: FoldedConvolution) -> Tensor:
+        y = module.fused(x, summand)
+        context.module, context.size, context.summed = module, x.shape, summand is not None
+        context.save_for_backward(*([y] if module.relu else []))
+        return y
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:  # type: ignore[override]
+        if context.module.relu:
+            (y,) = context.saved_tensors
+            gradient = torch.ops.aten.threshold_backward(gradient, y, 0)
+        to_x = context.module.taken_back(gradient, context.size) if context.needs_input_grad[0] else None
+        return to_x, gradient if context.summed else None, None
+
+
+def _normed(weight: Tensor, bias: Tensor | None, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """Weights in which a batch norm is included, multiplied out in double precision."""
+    parts = (weight, bias, norm.running_mean, norm.running_var)
+    double = [None if part is None else part.double() for part in parts]
+    gain, shift = (None if part is None else part.double() for part in (norm.weight, norm.bias))
+    fused = fuse_conv_bn_weights(*double, norm.eps, gain, shift)  # type: ignore[arg-type]
+    return fused[0].to(weight), fused[1].to(weight)
+
+
+@cache
+def _fused_kernels() -> bool:
+    """Whether this PyTorch has oneDNN's fused convolutions, which it keeps for its own compiler, and they are right."""
+    x, summand = torch.rand(2, 1, 4, 6, 6)
+    module = FoldedConvolution(nn.Conv2d(4, 4, 3, padding=1), None, relu=True)
+    try:
+        expected = module(x, summand)
+        module.pack(1)
+        return torch.allclose(module(x, summand), expected, atol=1e-5)
+    except (AttributeError, RuntimeError, TypeError) as error:
+        log.debug("no fused convolutions: %s", error)
+        return False
+
+
+def _watched_or_training(model: nn.Module) -> bool:
+    return any(
+        module.training
+        or module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+        or hasattr(module, "parametrizations")
+        for module in model.modules()
+    )
+
+
+def _agree(model: TwoViewModel, fast: TwoViewModel, trial: Tensor, view: int) -> bool:
+    expected = model(trial.clone(), view)
+    found = fast(trial.clone(memory_format=torch.channels_last), view)
+    bound = TOLERANCE * max(1.0, float(expected.abs().max()))
+    return found.shape == expected.shape and bool((found - expected).abs().max() <= bound)  # False for NaN
+
+
+def _copied(model: TwoViewModel) -> TwoViewModel:
+    """``model`` with each of its parts folded that holds convolutions; everything else is shared."""
+    fast = copy.copy(model)
+    fast.__dict__["_modules"] = {name: _part(part) for name, part in model._modules.items()}
+    return fast
+
+
+def _part(part: nn.Module | None) -> nn.Module | None:
+    if part is None or not any(isinstance(module, nn.Conv2d) for module in part.modules()):
+        return part
+    # At the root a convolution would be traced into its own code.
+    traced = fx.symbolic_trace(nn.Sequential(part) if isinstance(part, nn.Conv2d) else part)
+    modules = dict(traced.named_modules())
+    for index, node in enumerate(list(traced.graph.nodes)):
+        convolution = _module(node, modules)
+        if type(convolution) is nn.Conv2d and convolution.padding_mode == "zeros" and len(node.args) == 1:
+            if not isinstance(convolution.padding, str):
+                _fold(traced, node, convolution, modules, f"folded{index}")
+    traced.graph.lint()
+    traced.delete_all_unused_submodules()
+    traced.recompile()
+    return traced
+
+
+def _fold(
+    traced: fx.GraphModule, node: fx.Node, convolution: nn.Conv2d, modules: Mapping[str, nn.Module], name: str
+) -> None:
+    """One module in the place of a convolution and what follows it, as far as nobody else asks for what is between."""
+    replaced, norm, summand, relu = [node], None, None, False
+    after = _only_user(node)
+    if after is not None and _is_fixed_norm(_module(after, modules)):
+        norm = _module(after, modules)
+        replaced.append(after)
+        after = _only_user(after)
+    if after is not None and (summand := _summand(after, replaced[-1])) is not None:
+        replaced.append(after)
+        after = _only_user(after)
+    if after is not None and (isinstance(_module(after, modules), nn.ReLU) or after.target in _RELUS):
+        replaced.append(after)
+        relu = True
+    traced.add_module(name, FoldedConvolution(convolution, norm, relu))  # type: ignore[arg-type]
+    with traced.graph.inserting_before(replaced[-1]):
+        new = traced.graph.call_module(name, (node.args[0], *([] if summand is None else [summand])))
+    replaced[-1].replace_all_uses_with(new)
+    for done in reversed(replaced):
+        traced.graph.erase_node(done)
+
+
+def _module(node: fx.Node, modules: Mapping[str, nn.Module]) -> nn.Module | None:
+    return modules.get(str(node.target)) if node.op == "call_module" else None
+
+
+def _only_user(node: fx.Node) -> fx.Node | None:
+    return next(iter(node.users)) if len(node.users) == 1 else None
+
+
+def _is_fixed_norm(module: nn.Module | None) -> bool:
+    return type(module) is nn.BatchNorm2d and module.running_mean is not None
+
+
+def _summand(node: fx.Node, mine: fx.Node) -> fx.Node | None:
+    """The other summand where ``node`` adds one tensor to ``mine`` and overwrites nothing else."""
+    in_place = node.target in _SUMS_IN_PLACE
+    if not (in_place or node.target in _SUMS) or len(node.args) != 2 or node.kwargs:
+        return None
+    if in_place and node.args[0] is not mine:
+        return None
+    others = [argument for argument in node.args if argument is not mine]
+    return others[0] if len(others) == 1 and isinstance(others[0], fx.Node) else None
