@@ -47,7 +47,7 @@ def main() -> None:
 
     narrow = resnet50().to(device)
     flops = operations(narrow, views[0])
-    setting = setting_for(narrow, views, arguments.chunk_size)
+    setting = setting_for(narrow, views, arguments.chunk_size, arguments.quick)
     for each in items(setting):
         measure("ResNet-50", narrow, each, flops)
     found["rows"].append(report.paper_table(found["rows"]))
@@ -58,7 +58,7 @@ def main() -> None:
     measure(
         "ResNet-50, 8192-wide head",
         wide,
-        insertion_and_deletion(setting_for(wide, views, arguments.chunk_size), aim=6.0),
+        insertion_and_deletion(setting_for(wide, views, arguments.chunk_size, arguments.quick), aim=6.0),
         operations(wide, views[0]),
     )
     del wide

@@ -36,12 +36,24 @@ class Setting:
         model: parameters that want gradients, evaluation mode; both sides use it.
         views, maps: ``(1, 3, 224, 224)`` and ``(1, 224, 224)`` each.
         bank: of this package's side; emptied before each run, so that only the folded network stays.
+        quick: smaller slices.
     """
 
     model: TwoViewModel
     views: tuple[Tensor, Tensor]
     maps: tuple[Tensor, Tensor]
     bank: PairBank
+    quick: bool = False
+
+    @property
+    def stride(self) -> int:
+        """Of the windows in slices: 49 of 441 a view, 16 when quick."""
+        return 53 if self.quick else 24
+
+    @property
+    def points(self) -> int:
+        """Of curves in slices."""
+        return 17 if self.quick else 33
 
     @property
     def rival(self) -> Rival:
@@ -116,29 +128,30 @@ def _chunked(setting: Setting, done: int, whole: int, groups: int) -> tuple[floa
 
 
 def _conditional_occlusion(setting: Setting) -> Item:
-    some, whole = len(boxes(40)), len(boxes(STRIDE))
-    explainer = ConditionalOcclusion(setting.model, window=WINDOW, stride=24, protocol="paper")
+    some, whole = boxes(setting.stride)[: 16 if setting.quick else 32], len(boxes(STRIDE))
+    explainer = ConditionalOcclusion(setting.model, window=WINDOW, stride=setting.stride, protocol="paper")
     ours = setting.explained(explainer)
     works = {
-        OURS: Work(ours, Passes(2 + 2 * whole), _chunked(setting, len(boxes(24)), whole, 2)),
-        RIVAL: Work(setting.literally(lambda rival: rival.occlusion(*setting.views, boxes(32)[:32])), Passes(884)),
+        OURS: Work(ours, Passes(2 + 2 * whole), _chunked(setting, len(boxes(setting.stride)), whole, 2)),
+        RIVAL: Work(setting.literally(lambda rival: rival.occlusion(*setting.views, some)), Passes(884)),
     }
-    assert some <= whole
     return Item("Conditional occlusion", works, aim=1.9)
 
 
 def _both_occlusions(setting: Setting) -> Item:
     whole = len(boxes(STRIDE))
     kinds = (ConditionalOcclusion, ContextAgnosticOcclusion)
-    ours = setting.explained(*(kind(setting.model, window=WINDOW, stride=24, protocol="paper") for kind in kinds))
+    ours = setting.explained(
+        *(kind(setting.model, window=WINDOW, stride=setting.stride, protocol="paper") for kind in kinds)
+    )
 
     def literal(rival: Rival) -> None:
-        some = (boxes(24)[:32],)
+        some = (boxes(setting.stride)[: 16 if setting.quick else 32],)
         rival.occlusion(*setting.views, *some)
         rival.context_agnostic_occlusion(*setting.views, *some)
 
     works = {
-        OURS: Work(ours, Passes(2 + 4 * whole), _chunked(setting, len(boxes(24)), whole, 4)),
+        OURS: Work(ours, Passes(2 + 4 * whole), _chunked(setting, len(boxes(setting.stride)), whole, 4)),
         RIVAL: Work(setting.literally(literal), Passes(884 + 1766)),
     }
     return Item("Conditional and context-agnostic occlusion", works, aim=2.6)
@@ -174,19 +187,25 @@ def _input_x_gradient(setting: Setting) -> Item:
 
 def _smoothgrad(setting: Setting, guided: bool) -> Item:
     explainer = SmoothGrad(setting.model, samples=16, guided="modules" if guided else "none")
+    some = 2 if setting.quick else 4
     works = {
         OURS: Work(setting.explained(explainer), Passes(102, 100)),
-        RIVAL: Work(setting.literally(lambda rival: rival.smoothgrad(*setting.views, 4)), Passes(100, 100)),
+        RIVAL: Work(
+            setting.literally(lambda rival: rival.smoothgrad(*setting.views, some)),
+            Passes(100, 100),
+        ),
     }
     return Item(f"SmoothGrad, 50 samples{', guided' if guided else ''}", works, aim=None if guided else 2.4)
 
 
 def _averaged_transforms(setting: Setting, guided: bool) -> Item:
     explainer = AveragedTransforms(setting.model, guided="modules" if guided else "none", protocol="paper")
+    some = LAMBDAS[: 1 if setting.quick else 3]
     works = {
         OURS: Work(setting.explained(explainer), Passes(11, 18 if guided else 10)),
         RIVAL: Work(
-            setting.literally(lambda rival: rival.averaged_transforms(*setting.views, LAMBDAS[:3])), Passes(18, 18)
+            setting.literally(lambda rival: rival.averaged_transforms(*setting.views, some)),
+            Passes(18, 18),
         ),
     }
     return Item(f"Averaged transforms{', guided' if guided else ''}", works, aim=None if guided else 4.5)
@@ -194,15 +213,16 @@ def _averaged_transforms(setting: Setting, guided: bool) -> Item:
 
 def insertion_and_deletion(setting: Setting, aim: float) -> Item:
     """SI, SD, CI and CD, both directions."""
+    some = 2 if setting.quick else 5
     ours = setting.counted(
         lambda bank: insertion_deletion(
-            setting.model, *setting.views, *setting.maps, points=33, protocol="paper", bank=bank
+            setting.model, *setting.views, *setting.maps, points=setting.points, protocol="paper", bank=bank
         )
     )
     works = {
-        OURS: Work(ours, Passes(4 * (POINTS - 1) + 5), _chunked(setting, 32, POINTS - 1, 4)),
+        OURS: Work(ours, Passes(4 * (POINTS - 1) + 5), _chunked(setting, setting.points - 1, POINTS - 1, 4)),
         RIVAL: Work(
-            setting.literally(lambda rival: rival.insertion_deletion(*setting.views, *setting.maps, 5)),
+            setting.literally(lambda rival: rival.insertion_deletion(*setting.views, *setting.maps, some)),
             Passes(12 * (POINTS + 1)),
         ),
     }
@@ -220,9 +240,9 @@ def _average_drop(setting: Setting) -> Item:
     return Item("SAD, SIC, CAD, CIC", works)
 
 
-def setting_for(model: TwoViewModel, views: tuple[Tensor, Tensor], chunk_size: int) -> Setting:
+def setting_for(model: TwoViewModel, views: tuple[Tensor, Tensor], chunk_size: int, quick: bool = False) -> Setting:
     """``model`` on ``views``, with the maps of Grad-CAM at image size."""
     maps = GradCAM(model)(*views).resized((SIDE, SIDE))
     assert maps[1] is not None
     ties = torch.rand((2, 1, SIDE, SIDE), generator=torch.Generator().manual_seed(0)).to(maps[0]) * 1e-6
-    return Setting(model, views, (maps[0] + ties[0], maps[1] + ties[1]), PairBank(model, chunk_size))
+    return Setting(model, views, (maps[0] + ties[0], maps[1] + ties[1]), PairBank(model, chunk_size), quick)

@@ -71,13 +71,13 @@ def _captum_occlusion(setting: Setting) -> Item:
 
     def run() -> Passes:
         both = _OfBothViews(setting.model)
-        shapes, strides = ((3, WINDOW, WINDOW),) * 2, ((3, 80, 80),) * 2
+        shapes, strides = ((3, WINDOW, WINDOW),) * 2, ((3, 160, 160),) * 2 if setting.quick else ((3, 80, 80),) * 2
         with torch.no_grad():
             Occlusion(both).attribute(setting.views, shapes, strides, baselines=0, perturbations_per_eval=16)
         return Passes(both.forwards)
 
-    explainer = ConditionalOcclusion(setting.model, window=WINDOW, stride=24, protocol="paper")
-    count, whole, chunk = len(boxes(24)), len(boxes(STRIDE)), setting.bank.chunk_size
+    explainer = ConditionalOcclusion(setting.model, window=WINDOW, stride=setting.stride, protocol="paper")
+    count, whole, chunk = len(boxes(setting.stride)), len(boxes(STRIDE)), setting.bank.chunk_size
     padded = (2.0 * chunk * -(-count // chunk), 2.0 * chunk * -(-whole // chunk))
     ours = Work(setting.explained(explainer), Passes(2 + 2 * whole), padded)
     return Item(
@@ -111,12 +111,15 @@ def _conditional(setting: Setting, times: float) -> Work:
     def ours() -> Passes:
         return setting.counted(
             lambda bank: insertion_deletion(
-                setting.model, view1, view2, setting.maps[0], None, points=33, protocol="paper", bank=bank
+                setting.model, view1, view2, setting.maps[0], None, points=setting.points, protocol="paper", bank=bank
             )
         )()
 
     whole = times * (2 * (POINTS - 1) + 4)
-    padded = (2 * 32.0, times * 2.0 * setting.bank.chunk_size * -(-(POINTS - 1) // setting.bank.chunk_size))
+    padded = (
+        2.0 * (setting.points - 1),
+        times * 2.0 * setting.bank.chunk_size * -(-(POINTS - 1) // setting.bank.chunk_size),
+    )
     return Work(ours, Passes(whole), padded)
 
 
@@ -124,7 +127,7 @@ def _torchcam(setting: Setting) -> Item:
     from torchcam.methods import GradCAM
     from torchcam.metrics import DeletionInsertionMetric
 
-    steps = 12
+    steps = 4 if setting.quick else 12
 
     def run() -> Passes:
         model = _ToPartner(setting.model, setting.views[1])

@@ -12,6 +12,15 @@ from benchmarks.items import OURS, RIVAL, Item
 from benchmarks.measure import Timing
 
 Row = dict[str, Any]
+COLUMNS = ("network", "item", "ours, s", "against", "theirs, s", "ratio", "aim", "our passes", "their passes")
+MORE_COLUMNS = ("of peak", "memory, MB: ours / theirs", "slice: ours / theirs")
+HOW = """`literal` does what the published code is described to do: batches of one for gradients and metrics, contiguous batches of 32
+for occlusion, parameters that collect gradients where any are asked for, the partner encoded at every step. Both sides
+explain the same pair at 224 pixels with the same random weights, in turn, in one process; seconds are medians of
+{repeats} after a first round that warms up (and folds the network, once for all pairs). Long items are timed on a
+slice, given in the last column, times counted passes, chunks that are filled up counting whole. Memory is what the
+first round added to the loaded model. Of peak: floating-point operations of our passes over those of the matrix
+product, measured in the same run."""
 TABLE_ROWS = 16
 """Rows of the paper's table."""
 
@@ -46,7 +55,9 @@ def paper_table(rows: list[Row]) -> Row:
     Pixel invariance is counted at the cost of an occlusion's forwards (ours 1001, published 2000); variants with noise
     cost what those without do.
     """
-    by_name = {each["item"]: each for each in rows if each["against"] == RIVAL and each["network"] == rows[0]["network"]}
+    by_name = {
+        each["item"]: each for each in rows if each["against"] == RIVAL and each["network"] == rows[0]["network"]
+    }
 
     def total(key: str, passes: tuple[float, float]) -> float:
         def of(start: str) -> float:
@@ -101,27 +112,20 @@ def page(found: dict[str, Any]) -> str:
     about = found["facts"]
     missing = [name for name, known in about["peers"].items() if known is None]
     present = [f"{name} {known}" for name, known in about["peers"].items() if known is not None]
-    load = found["facts"].get("load")
-    lines = [
-        "# Benchmarks",
-        "",
-        f"Written by `{about['command']}` on {about['date']}: {about['processor']}, {about['threads']} threads, "
-        f"device {about['device']}, torch {about['torch']}; matrix products reach "
-        f"{about['matrix_product_peak'] / 1e9:.0f} GFLOP/s. "
-        + (f"Load average of the machine meanwhile: {load:.1f}. " if load is not None else "")
-        + (f"Peers: {', '.join(present)}. " if present else "")
-        + (f"Not installed, so not measured: {', '.join(missing)} (`pip install 'twinsight[bench]'`)." if missing else ""),
-        "",
-        "`literal` does what SPEC calls published: batches of one for gradients and metrics, contiguous batches of 32 for "
-        "occlusion, parameters that collect gradients, the partner encoded at every step. Both sides explain the same pair "
-        "at 224 pixels with the same random weights, in turn, in one process; seconds are medians over "
-        f"{about['arguments']['repeats']} rounds. Long items are timed on a slice, given in the last column, "
-        "times counted passes. Memory is what the first run added to the loaded model. Of peak: floating-point "
-        "operations of ours over those of the matrix product, measured in the same run.",
-        "",
-        "| network | item | ours, s | against | s | ratio | aim | passes | their passes | of peak | memory, MB | slice |",
-        "|---|---|--:|---|--:|--:|--:|---|---|--:|--:|--:|",
+    said = [
+        f"Written by `{about['command']}` on {about['date']}: {about['processor']}, {about['threads']} threads, device",
+        f"{about['device']}, torch {about['torch']};",
+        f"matrix products reach {about['matrix_product_peak'] / 1e9:.0f} GFLOP/s.",
     ]
+    if about["load"] is not None:
+        said.append(f"Load average of the machine meanwhile: {about['load']:.1f}.")
+    if present:
+        said.append(f"Peers: {', '.join(present)}.")
+    if missing:
+        said.append(f"Not installed, so not measured: {', '.join(missing)} (`pip install 'twinsight[bench]'`).")
+    lines = ["# Benchmarks", "", " ".join(said), "", HOW.format(repeats=about["arguments"]["repeats"]), ""]
+    lines.append(f"| {' | '.join(COLUMNS + MORE_COLUMNS)} |")
+    lines.append("|---|---|--:|---|--:|--:|--:|---|---|--:|--:|--:|")
     lines += [_line(each) for each in found["rows"]]
     if found.get("slopes"):
         lines += ["", "## Growth", "", "Log-log slopes: 1 is proportional, 0 is flat.", ""]
@@ -164,8 +168,6 @@ def _line(each: Row) -> str:
         sampled,
     ]
     return f"| {' | '.join(cells)} |"
-
-
 
 
 def _processor() -> str:

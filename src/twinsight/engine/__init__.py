@@ -11,6 +11,7 @@ from twinsight.engine.perturbations import (
     pixel_ranks,
     region_ranks,
     revealed_by_rank,
+    some_of,
 )
 from twinsight.engine.scaling import degenerate, min_max
 from twinsight.engine.seeds import content_digest, generator, seed_of, seeds_from_pixels
@@ -41,4 +42,5 @@ __all__ = [
     "revealed_by_rank",
     "seed_of",
     "seeds_from_pixels",
+    "some_of",
 ]

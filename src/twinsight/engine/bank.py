@@ -107,9 +107,7 @@ class PairBank:
         if many:
             return full_precision(self._laid_out(self._for_many(images), images, view))
         # As for whole views, contiguous features: a mean over space rounds by their layout.
-        return full_precision(
-            self.model.embed(self._laid_out(self.model.features, images, view).contiguous(), view)
-        )
+        return full_precision(self.model.embed(self._laid_out(self.model.features, images, view).contiguous(), view))
 
     def gradients(
         self, score: Tensor, images: Sequence[Tensor], count: int | None = None, keep_graph: bool = False

@@ -1,6 +1,6 @@
 """Many versions of one image, made chunk by chunk on its device, never all at once."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -36,6 +36,20 @@ class Perturbation:
     def versions(self, indices: Tensor) -> Tensor:
         """The versions ``indices`` (n,) as ``(n, C, H, W)``."""
         return torch.where(self.keep(indices), self.image, self.fill)
+
+
+def some_of(perturbation: Perturbation, places: Sequence[int]) -> Perturbation:
+    """Only the versions at ``places`` of ``perturbation``, in that order.
+
+    >>> erased = erased_windows(torch.ones(1, 4, 4), torch.zeros(1, 4, 4), torch.tensor([[0, 0, 2, 2], [0, 0, 4, 4]]))
+    >>> some_of(erased, [1]).versions(torch.tensor([0])).sum()
+    tensor(0.)
+    """
+    chosen = torch.tensor(places, dtype=torch.long, device=perturbation.image.device)
+    key = (*perturbation.key, "some of", tuple(places))
+    return Perturbation(
+        perturbation.image, perturbation.fill, lambda indices: perturbation.keep(chosen[indices]), len(places), key
+    )
 
 
 def erased_windows(image: Tensor, fill: Tensor, boxes: Tensor) -> Perturbation:

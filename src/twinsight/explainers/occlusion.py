@@ -1,5 +1,6 @@
 """Occlusion: what happens to the similarity when a window of one view, or of both, is erased."""
 
+from collections.abc import Callable
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -10,6 +11,7 @@ from twinsight.engine.baselines import Baseline
 from twinsight.errors import UserError, unknown
 from twinsight.explainers.base import Cost, Explainer, Maps, Pair
 from twinsight.explainers.geometry import GeometryKind, MapGeometry
+from twinsight.explainers.refinement import refined
 from twinsight.models import TwoViewModel
 
 Size = int | tuple[int, int]
@@ -35,6 +37,12 @@ class _GridOcclusion(Explainer):
         self.options["stride"] = _pair_of("stride", max(1, round(side / 28)) if stride is None else stride)
         check_baseline(self.options["baseline"])
         MapGeometry(self.options["geometry"])
+        if self.options["coarse"] is not None and self.options["coarse"] < 2:
+            raise UserError(f"`coarse` must be at least 2, or null for every window, got {self.options['coarse']}")
+
+    @property
+    def variant(self) -> str:
+        return "adaptive" if self.options["coarse"] else ""
 
     def geometry(self, image_size: tuple[int, int]) -> MapGeometry:
         window, stride = self.options["window"], self.options["stride"]
@@ -50,10 +58,22 @@ class _GridOcclusion(Explainer):
         return torch.tensor([[(top, left, tall, wide) for left in grid.lefts] for top in grid.tops])
 
     def embeddings(self, pair: Pair, view: int, windows: Tensor, kept: bool = False) -> Tensor:
-        """Embeddings ``(N, d)`` of a view without each window, or of each window alone; row by row."""
+        """Embeddings ``(n, d)`` of a view without each of ``(n, 4)`` windows, or of each window alone."""
         image, fill = pair.view(view), pair.baseline(self.options["baseline"], view)
         make = kept_windows if kept else erased_windows
-        return pair.bank.perturbed(make(image, fill, windows.flatten(0, 1)), view)
+        return pair.bank.perturbed(make(image, fill, windows), view)
+
+    def over_grid(self, windows: Tensor, values: Callable[[Tensor], Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Map ``(rows, columns)`` of ``values``, and details where not every window was computed.
+
+        Args:
+            windows: ``(rows, columns, 4)``.
+            values: of ``(n, 4)`` windows, ``(n,)``.
+        """
+        if self.options["coarse"] is None:
+            return values(windows.flatten(0, 1)).view(windows.shape[:2]), {}
+        found, computed = refined(windows, values, self.options["coarse"])
+        return found, {"windows_computed": found.new_tensor(computed / found.numel())}
 
 
 class ConditionalOcclusion(_GridOcclusion):
@@ -73,12 +93,15 @@ class ConditionalOcclusion(_GridOcclusion):
         geometry: how cells spread over pixels; None is ``"window_average"`` (sound) or ``"stretch"`` (paper).
         flush: add a last window flush with the border where the stride does not divide; None is True (sound) or False
             (paper).
+        coarse: None computes every window. Else an approximation: every ``coarse``-th row and column of the grid, and
+            the windows between only where the map is above mid-range; others are interpolated
+            (:func:`twinsight.explainers.refinement.refined`). ``details`` hold the share of windows computed, ``windows_computed1`` and ``windows_computed2``.
         protocol: ``"sound"`` or ``"paper"``.
 
     Raises:
         UserError: a window larger than the image, or an option out of range.
 
-    Cost: a forward for each window and view, 2 more for the views.
+    Cost: a forward for each window and view, 2 more for the views; less with ``coarse``.
 
     >>> from twinsight.models import small_two_view
     >>> explainer = ConditionalOcclusion(small_two_view(), window=16, stride=16)
@@ -97,16 +120,24 @@ class ConditionalOcclusion(_GridOcclusion):
         baseline: Baseline | None = None,
         geometry: GeometryKind | None = None,
         flush: bool | None = None,
+        coarse: int | None = None,
         protocol: str = "sound",
     ) -> None:
-        super().__init__(model, protocol, window, stride, baseline=baseline, geometry=geometry, flush=flush)
+        super().__init__(
+            model, protocol, window, stride, baseline=baseline, geometry=geometry, flush=flush, coarse=coarse
+        )
 
     def explain(self, pair: Pair) -> Maps:
         windows = self.windows((pair.view1.shape[-2], pair.view1.shape[-1]))
         z1, z2 = pair.z1.unsqueeze(0), pair.z2.unsqueeze(0)
-        drop1 = pair.score - self.model.similarity(self.embeddings(pair, 1, windows), z2)
-        drop2 = pair.score - self.model.similarity(z1, self.embeddings(pair, 2, windows))
-        return Maps(drop1.view(windows.shape[:2]), drop2.view(windows.shape[:2]))
+
+        def drop1(some: Tensor) -> Tensor:
+            return pair.score - self.model.similarity(self.embeddings(pair, 1, some), z2)
+
+        def drop2(some: Tensor) -> Tensor:
+            return pair.score - self.model.similarity(z1, self.embeddings(pair, 2, some))
+
+        return _both(self.over_grid(windows, drop1), self.over_grid(windows, drop2))
 
     def cost(self, image_size: tuple[int, int]) -> Cost:
         return Cost(2 + 2 * self.windows(image_size).flatten(0, 1).shape[0])
@@ -120,8 +151,8 @@ class ContextAgnosticOcclusion(_GridOcclusion):
 
     Args:
         model: the network to explain.
-        window, stride, baseline, geometry, flush: as for :class:`ConditionalOcclusion`, which shares the embeddings
-            without a window where both use one bank.
+        window, stride, baseline, geometry, flush, coarse: as for :class:`ConditionalOcclusion`, which shares the
+            embeddings without a window where both use one bank.
         scaled: bring each map to [0, 1] by its minimum and maximum; None is False (sound) or True (paper).
         protocol: ``"sound"`` or ``"paper"``.
 
@@ -153,21 +184,36 @@ class ContextAgnosticOcclusion(_GridOcclusion):
         geometry: GeometryKind | None = None,
         flush: bool | None = None,
         scaled: bool | None = None,
+        coarse: int | None = None,
         protocol: str = "sound",
     ) -> None:
         super().__init__(
-            model, protocol, window, stride, baseline=baseline, geometry=geometry, flush=flush, scaled=scaled
+            model,
+            protocol,
+            window,
+            stride,
+            baseline=baseline,
+            geometry=geometry,
+            flush=flush,
+            scaled=scaled,
+            coarse=coarse,
         )
 
     def explain(self, pair: Pair) -> Maps:
         windows = self.windows((pair.view1.shape[-2], pair.view1.shape[-1]))
         z1, z2 = pair.z1.unsqueeze(0), pair.z2.unsqueeze(0)
-        moved1, moved2 = (
-            self.embeddings(pair, view, windows, kept=True) - self.embeddings(pair, view, windows) for view in (1, 2)
+
+        def moved(view: int, some: Tensor) -> Tensor:
+            return self.embeddings(pair, view, some, kept=True) - self.embeddings(pair, view, some)
+
+        maps = _both(
+            self.over_grid(windows, lambda some: self.model.similarity(moved(1, some), z2)),
+            self.over_grid(windows, lambda some: self.model.similarity(z1, moved(2, some))),
         )
-        map1 = self.model.similarity(moved1, z2).view(windows.shape[:2])
-        map2 = self.model.similarity(z1, moved2).view(windows.shape[:2])
-        return Maps(min_max(map1), min_max(map2)) if self.options["scaled"] else Maps(map1, map2)
+        if not self.options["scaled"]:
+            return maps
+        assert maps.map2 is not None
+        return maps._replace(map1=min_max(maps.map1), map2=min_max(maps.map2))
 
     def cost(self, image_size: tuple[int, int]) -> Cost:
         return Cost(2 + 4 * self.windows(image_size).flatten(0, 1).shape[0])
@@ -350,6 +396,12 @@ class PairwiseOcclusion(Explainer):
         if self.options["scaled"] and heatmap.max() > 0:
             heatmap = heatmap / heatmap.max()
         return heatmap, error
+
+
+def _both(first: tuple[Tensor, dict[str, Tensor]], second: tuple[Tensor, dict[str, Tensor]]) -> Maps:
+    """Maps of both views, their details told apart by 1 and 2."""
+    details = {f"{name}{view}": each for view, found in ((1, first), (2, second)) for name, each in found[1].items()}
+    return Maps(first[0], second[0], details)
 
 
 def draw_boxes(

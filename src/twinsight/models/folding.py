@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
+from torch.nn.grad import conv2d_input
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from twinsight.models.two_view import TwoViewModel
@@ -103,7 +104,7 @@ class FoldedConvolution(nn.Module):
 
     def __init__(self, convolution: nn.Conv2d, norm: nn.BatchNorm2d | None, relu: bool) -> None:
         super().__init__()
-        self.geometry = (convolution.stride, convolution.padding, convolution.dilation, convolution.groups)
+        self.geometry: Any = (convolution.stride, convolution.padding, convolution.dilation, convolution.groups)
         self.relu = relu
         weight, bias = convolution.weight, convolution.bias
         if norm is not None:
@@ -130,9 +131,8 @@ class FoldedConvolution(nn.Module):
         if self._shape is None or not self._sums:
             return
         stride, padding, dilation, groups = self.geometry
-        self._packed = torch._C._nn.mkldnn_reorder_conv2d_weight(
-            self.weight.to_mkldnn(), padding, stride, dilation, groups, [count, *self._shape[1:]]
-        )
+        lay_out: Any = torch._C._nn.mkldnn_reorder_conv2d_weight
+        self._packed = lay_out(self.weight.to_mkldnn(), padding, stride, dilation, groups, [count, *self._shape[1:]])
         del self.weight
 
     def fused(self, x: Tensor, summand: Tensor | None) -> Tensor:
@@ -149,7 +149,7 @@ class FoldedConvolution(nn.Module):
     def taken_back(self, gradient: Tensor, size: torch.Size) -> Tensor:
         """Gradient at an input of ``size`` from that at the output of the convolution; for what has been packed."""
         assert self._packed is not None
-        return torch.nn.grad.conv2d_input(size, self._packed.to_dense(), gradient, *self.geometry)
+        return conv2d_input(size, self._packed.to_dense(), gradient, *self.geometry)
 
 
 class _Fused(torch.autograd.Function):
@@ -163,7 +163,7 @@ class _Fused(torch.autograd.Function):
         return y
 
     @staticmethod
-    def backward(context: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:  # type: ignore[override]
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         if context.module.relu:
             (y,) = context.saved_tensors
             gradient = torch.ops.aten.threshold_backward(gradient, y, 0)
@@ -173,10 +173,12 @@ class _Fused(torch.autograd.Function):
 
 def _normed(weight: Tensor, bias: Tensor | None, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
     """Weights in which a batch norm is included, multiplied out in double precision."""
-    parts = (weight, bias, norm.running_mean, norm.running_var)
-    double = [None if part is None else part.double() for part in parts]
-    gain, shift = (None if part is None else part.double() for part in (norm.weight, norm.bias))
-    fused = fuse_conv_bn_weights(*double, norm.eps, gain, shift)  # type: ignore[arg-type]
+    parts = (weight, bias, norm.running_mean, norm.running_var, norm.weight, norm.bias)
+    weight64, bias64, mean, variance, gain, shift = (None if part is None else part.double() for part in parts)
+    assert weight64 is not None
+    assert mean is not None
+    assert variance is not None
+    fused = fuse_conv_bn_weights(weight64, bias64, mean, variance, norm.eps, gain, shift)
     return fused[0].to(weight), fused[1].to(weight)
 
 
@@ -228,9 +230,8 @@ def _part(part: nn.Module | None) -> nn.Module | None:
     modules = dict(traced.named_modules())
     for index, node in enumerate(list(traced.graph.nodes)):
         convolution = _module(node, modules)
-        if type(convolution) is nn.Conv2d and convolution.padding_mode == "zeros" and len(node.args) == 1:
-            if not isinstance(convolution.padding, str):
-                _fold(traced, node, convolution, modules, f"folded{index}")
+        if type(convolution) is nn.Conv2d and _is_plain(convolution) and len(node.args) == 1:
+            _fold(traced, node, convolution, modules, f"folded{index}")
     traced.graph.lint()
     traced.delete_all_unused_submodules()
     traced.recompile()
@@ -267,6 +268,10 @@ def _module(node: fx.Node, modules: Mapping[str, nn.Module]) -> nn.Module | None
 
 def _only_user(node: fx.Node) -> fx.Node | None:
     return next(iter(node.users)) if len(node.users) == 1 else None
+
+
+def _is_plain(convolution: nn.Conv2d) -> bool:
+    return convolution.padding_mode == "zeros" and not isinstance(convolution.padding, str)
 
 
 def _is_fixed_norm(module: nn.Module | None) -> bool:

@@ -91,6 +91,7 @@ class Facts:
         skipped: pairs whose photo could not be read, under any seed.
         degenerate: records with a constant or non-finite map.
         nonpositive: records whose similarity is zero or less.
+        approximate: records whose areas are of curves that were computed in part.
         costs: mean over pairs, by column of the timings; only those that were recorded.
     """
 
@@ -98,6 +99,7 @@ class Facts:
     skipped: int
     degenerate: int
     nonpositive: int
+    approximate: int
     costs: Mapping[str, float]
 
 
@@ -212,6 +214,7 @@ class Results:
             skipped=len({_key(record) for record in records if record.get("skipped") is not None}),
             degenerate=sum(bool(record.get("degenerate1") or record.get("degenerate2")) for record in explained),
             nonpositive=sum(bool(record.get("nonpositive")) for record in explained),
+            approximate=sum(bool(record.get("approximate")) for record in explained),
             costs=costs,
         )
 

@@ -159,6 +159,7 @@ class ResultTable:
                         "skipped": facts.skipped,
                         "degenerate": facts.degenerate,
                         "nonpositive": facts.nonpositive,
+                        "approximate": facts.approximate,
                         **facts.costs,
                         "level": self.level,
                     }
@@ -183,6 +184,7 @@ class ResultTable:
             (facts.skipped, "could not be read."),
             (facts.degenerate, "with a constant or non-finite map: its ranking is chance."),
             (facts.nonpositive, "with a similarity of zero or less: relative drops mean little."),
+            (facts.approximate, "with approximate areas: only where curves bend were points computed."),
         ]
         fewer = [f"Explained {_pairs(facts.pairs)} of {self.pairs}."] if facts.pairs < self.pairs else []
         return [f"{_pairs(count)} {what}" for count, what in said if count] + fewer

@@ -94,7 +94,7 @@ def summarize(rows: list[Row], intervals: bool = False) -> dict[str, Any]:
         }
     if intervals:
         _add_intervals(metrics, explained)
-    for name in ("degenerate1", "degenerate2", "nonpositive"):
+    for name in _FLAGS:
         if explained and name in explained[0]:
             flags[name] = sum(bool(row[name]) for row in explained)
     return {
@@ -190,6 +190,7 @@ _FLAGS = {
     "degenerate1": "{count} pairs have a constant or non-finite map of view 1: their ranking is chance",
     "degenerate2": "{count} pairs have a constant or non-finite map of view 2: their ranking is chance",
     "nonpositive": "{count} pairs have a similarity of zero or less: their relative drops mean little",
+    "approximate": "{count} pairs have approximate areas: of their curves only points where they bend were computed",
 }
 _NO_SCORES = {"index", "seed", "chunk_size", *_FLAGS}
 

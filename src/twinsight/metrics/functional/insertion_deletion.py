@@ -10,19 +10,15 @@ from torch import Tensor
 
 from twinsight.engine import (
     PairBank,
-    Perturbation,
-    baseline_image,
     check_baseline,
     check_views,
     degenerate,
-    erased_by_rank,
-    region_ranks,
-    revealed_by_rank,
     seeds_from_pixels,
 )
 from twinsight.engine.baselines import Baseline
 from twinsight.errors import UserError
 from twinsight.metrics.functional.checks import at_image_size, bank_for
+from twinsight.metrics.functional.paths import Paths, curves_along, regions
 from twinsight.models import TwoViewModel, evaluating
 from twinsight.models.two_view import Normalization
 from twinsight.protocol import resolve
@@ -58,6 +54,10 @@ class InsertionDeletion:
         srg_simultaneous: ``(B,)`` the same of both views at once: ``si - sd``.
         curves: for si, sd, ci1, ci2, cd1, cd2 the similarities ``(B, T + 1)`` along the path.
         degenerate1, degenerate2: ``(B,)`` True where a map is constant or not finite, so that its ranking is chance.
+        approximate: ``(B,)`` True where not every point of the curves was computed (``tolerance``).
+        points_computed: ``(B,)`` share of the points that were.
+        error_bound: ``(B,)`` of the areas, for curves that bend no faster between computed points than at them; 0 where
+            all were computed.
     """
 
     si: Tensor
@@ -83,6 +83,9 @@ class InsertionDeletion:
     curves: dict[str, Tensor]
     degenerate1: Tensor
     degenerate2: Tensor
+    approximate: Tensor
+    points_computed: Tensor
+    error_bound: Tensor
 
 
 def insertion_deletion(
@@ -99,6 +102,7 @@ def insertion_deletion(
     deletion_baseline: Baseline | None = None,
     seeds: Tensor | None = None,
     granularity: int = 1,
+    tolerance: float | None = None,
 ) -> InsertionDeletion:
     """Similarity along the path from the baseline to the views (insertion) and back (deletion), most important first.
 
@@ -123,9 +127,12 @@ def insertion_deletion(
         granularity: side in pixels of the square regions that are revealed or erased whole; 1 is single pixels (paper).
             Regions tile the view from its upper left corner, smaller at the far borders where the side does not divide,
             and are ranked by the mean of the map over them. ``points`` and ``step`` count regions then.
+        tolerance: None computes every point. Else an approximation: points are computed where curves bend, until the
+            bound on the error of every area, in units of the similarity, is below it
+            (:func:`twinsight.metrics.functional.adaptive.adaptive_curves`); 0.002 takes about a fifth of the points.
 
     Raises:
-        UserError: shapes, points, step, granularity, baseline or protocol out of range.
+        UserError: shapes, points, step, granularity, tolerance, baseline or protocol out of range.
 
     Cost: 4 (T - 1) forwards and the distinct ends of the paths, 4 (sound) or 5 (paper): 892 + 5 a pair at 224 points.
 
@@ -141,31 +148,28 @@ def insertion_deletion(
         check_baseline(baseline)
     check_views(view1, view2, seeds)
     view1, view2 = view1.contiguous(), view2.contiguous()  # means and blurs round by the layout
-    step = _step((view1.shape[-2], view1.shape[-1]), points, step, granularity)
+    size = (view1.shape[-2], view1.shape[-1])
+    step = _step(size, points, step, granularity)
+    _check_tolerance(tolerance)
+    steps = math.ceil(regions(size, granularity) / step)
     map1 = at_image_size(map1, view1, "map1")
     map2 = None if map2 is None else at_image_size(map2, view2, "map2")
     seeds = seeds_from_pixels(view1) if seeds is None else seeds
     bank = bank_for(model, bank)
-    rows = []
+    rows, computed, bounds = [], [], []
     with torch.no_grad(), evaluating(model):
         for index, seed in enumerate(seeds.tolist()):
-            path1 = _Paths(bank, view1[index], map1[index], 1, seed, step, granularity, baselines)
-            z1, z2 = path1.whole, bank.embedding(view2[index], 2)
-            curves = {
-                "ci1": model.similarity(path1.insertion, z2.expand_as(path1.insertion)),
-                "cd1": model.similarity(path1.deletion, z2.expand_as(path1.deletion)),
-            }
+            first = Paths(bank, view1[index], map1[index], 1, seed, step, steps, granularity, baselines)
+            second = None
             if map2 is not None:
-                path2 = _Paths(bank, view2[index], map2[index], 2, seed, step, granularity, baselines)
-                curves |= {
-                    "ci2": model.similarity(z1.expand_as(path2.insertion), path2.insertion),
-                    "cd2": model.similarity(z1.expand_as(path2.deletion), path2.deletion),
-                    "si": model.similarity(path1.insertion, path2.insertion),
-                    "sd": model.similarity(path1.deletion, path2.deletion),
-                }
-            else:
-                curves |= dict.fromkeys(("ci2", "cd2", "si", "sd"), torch.full_like(curves["ci1"], torch.nan))
-            rows.append(curves)
+                second = Paths(bank, view2[index], map2[index], 2, seed, step, steps, granularity, baselines)
+            ends = first.whole, bank.embedding(view2[index], 2)
+            found = [
+                curves_along(model, kind, first, second, ends, steps, tolerance) for kind in ("insertion", "deletion")
+            ]
+            rows.append({name: curve for curves, _, _ in found for name, curve in curves.items()})
+            computed.append(sum(count for _, count, _ in found) / (2 * (steps + 1)))
+            bounds.append(max(bound for _, _, bound in found))
     curves = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
     # Pair by pair: a device may add up in another order when there are more.
     areas = {name: torch.stack([area(row[name]) for row in rows]) for name in rows[0]}
@@ -202,6 +206,9 @@ def insertion_deletion(
         curves=curves,
         degenerate1=flags[0],
         degenerate2=flags[1],
+        approximate=torch.tensor(computed) < 1,
+        points_computed=torch.tensor(computed),
+        error_bound=torch.tensor(bounds),
     )
 
 
@@ -209,8 +216,9 @@ def check_options(size: tuple[int, int], options: Mapping[str, Any]) -> None:
     """Refuse, before any view is encoded, options of :func:`insertion_deletion` that views of ``size`` cannot have.
 
     Raises:
-        UserError: points, step, granularity or a baseline out of range.
+        UserError: points, step, granularity, tolerance or a baseline out of range.
     """
+    _check_tolerance(options.get("tolerance"))
     _step(size, options.get("points", 224), options.get("step"), options.get("granularity", 1))
     for name in ("insertion_baseline", "deletion_baseline"):
         if options.get(name) is not None:
@@ -263,37 +271,9 @@ def _plain_name(baseline: Baseline, normalization: Normalization | None) -> Base
     return 0.0 if black else baseline
 
 
-class _Paths:
-    """Embeddings ``(T + 1, d)`` of one view along its insertion and its deletion path."""
-
-    def __init__(
-        self,
-        bank: PairBank,
-        image: Tensor,
-        heatmap: Tensor,
-        view: int,
-        seed: int,
-        step: int,
-        granularity: int,
-        baselines: tuple[Baseline, Baseline],
-    ) -> None:
-        normalization = bank.model.normalization
-        blank, erased = (baseline_image(baseline, image, normalization, seed) for baseline in baselines)
-        ranks = region_ranks(heatmap, granularity, seed).to(image.device)
-        steps = math.ceil(_regions((image.shape[-2], image.shape[-1]), granularity) / step)
-        self.whole = bank.embedding(image, view)
-
-        def path(start: Tensor, interior: Perturbation, end: Tensor) -> Tensor:
-            return torch.cat([start.unsqueeze(0), bank.perturbed(interior, view), end.unsqueeze(0)])
-
-        revealing = revealed_by_rank(image, blank, ranks, step, steps)
-        erasing = erased_by_rank(image, erased, ranks, step, steps)
-        self.insertion = path(bank.embedding(blank, view), revealing, self.whole)
-        self.deletion = path(self.whole, erasing, bank.embedding(erased, view))
-
-
-def _regions(size: tuple[int, int], granularity: int) -> int:
-    return math.ceil(size[0] / granularity) * math.ceil(size[1] / granularity)
+def _check_tolerance(tolerance: float | None) -> None:
+    if tolerance is not None and not 0 < tolerance < 1:
+        raise UserError(f"`tolerance` must be between 0 and 1, or null for every point, got {tolerance}")
 
 
 def _step(size: tuple[int, int], points: int, step: int | None, granularity: int) -> int:
@@ -301,10 +281,10 @@ def _step(size: tuple[int, int], points: int, step: int | None, granularity: int
         raise UserError(f"`points` must be at least 1, got {points}")
     if not isinstance(granularity, int) or not 1 <= granularity <= max(size):
         raise UserError(f"`granularity` must be between 1 and the {max(size)} pixels of a side, got {granularity}")
-    regions = _regions(size, granularity)
+    count = regions(size, granularity)
     if step is None:
-        return math.ceil(regions / points)
-    if not 1 <= step <= regions:
+        return math.ceil(count / points)
+    if not 1 <= step <= count:
         kind = "pixels" if granularity == 1 else "regions"
-        raise UserError(f"`step` must be between 1 and the {regions} {kind} of a view, got {step}")
+        raise UserError(f"`step` must be between 1 and the {count} {kind} of a view, got {step}")
     return step

@@ -1,0 +1,179 @@
+"""Folded copies answer as their networks do, and networks that cannot be folded safely are left alone."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from toy import tiny_model, tiny_pair
+from twinsight.engine import PairBank, erased_windows
+from twinsight.models import TwoViewModel, folded, small_two_view, torchvision_resnet
+from twinsight.models.folding import FoldedConvolution
+from twinsight.models.simclrv2 import Stage
+
+
+def randomised(model):
+    """With batch-norm statistics and scales that folding must not lose."""
+    draw = torch.Generator().manual_seed(1)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            for values in (module.running_mean, module.bias.data):
+                values.copy_(0.3 * torch.randn(values.shape, generator=draw))
+            for values in (module.running_var, module.weight.data):
+                values.copy_(0.5 + torch.rand(values.shape, generator=draw))
+    return model.eval()
+
+
+NETWORKS = {
+    "sequential": lambda: tiny_model(0),
+    "two paths": lambda: tiny_model(0, asymmetric=True),
+    "basic blocks": lambda: small_two_view(widths=(8, 16), blocks=2, input_size=32),
+    "torchvision's": lambda: torchvision_resnet("resnet18", small_stem=True, input_size=32),
+    "bottlenecks": lambda: TwoViewModel(Stage(3, 8, 2, 2, False), input_size=32),
+    "selective kernels": lambda: TwoViewModel(Stage(3, 8, 2, 2, True), input_size=32),
+    "a convolution alone": lambda: TwoViewModel(nn.Conv2d(3, 4, 3), input_size=32),
+}
+
+
+@pytest.fixture(params=NETWORKS)
+def model(request):
+    torch.manual_seed(0)
+    return randomised(NETWORKS[request.param]())
+
+
+def images_for(model, count=3):
+    return torch.rand((count, 3, model.input_size, model.input_size), generator=torch.Generator().manual_seed(2))
+
+
+def convolutions(model, kind=nn.Conv2d):
+    return sum(isinstance(module, kind) for module in model.modules())
+
+
+@pytest.mark.parametrize("fuse", [False, True])
+@torch.no_grad()
+def test_a_folded_copy_answers_as_its_network(model, fuse):
+    images = images_for(model)
+    fast = folded(model, images, fuse=fuse)
+    assert fast is not None
+    assert convolutions(fast) == 0
+    assert convolutions(fast, FoldedConvolution) == convolutions(model)
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in fast.modules())
+    for count in (3, 1):  # laid out for three, right for any number
+        for view in (1, 2):
+            expected = model(images[:count], view)
+            for layout in (torch.contiguous_format, torch.channels_last):
+                found = fast(images[:count].contiguous(memory_format=layout), view)
+                torch.testing.assert_close(found, expected, rtol=0, atol=1e-5 * max(1, expected.abs().max().item()))
+
+
+@pytest.mark.parametrize("fuse", [False, True])
+def test_gradients_go_back_through_a_folded_copy_as_through_its_network(model, fuse):
+    images = images_for(model)
+    found = []
+    for network in (model.requires_grad_(False), folded(model, images, fuse=fuse)):
+        leaf = images.clone().requires_grad_()
+        (gradient,) = torch.autograd.grad((network(leaf) ** 2).sum(), leaf)
+        found.append(gradient)
+    # A ReLU whose input is zero to rounding may let its gradient pass in one and not in the other.
+    assert (found[1] - found[0]).norm() <= 1e-3 * found[0].norm()
+
+
+def test_the_network_itself_is_not_changed(model):
+    before = copy.deepcopy(model.state_dict())
+    modules = list(model.modules())
+    folded(model, images_for(model))
+    assert [id(module) for module in model.modules()] == [id(module) for module in modules]
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+class Guarded(nn.Module):
+    """Its way depends on the values, which tracing cannot follow."""
+
+    def __init__(self):
+        super().__init__()
+        self.convolution = nn.Conv2d(3, 4, 3)
+
+    def forward(self, x):
+        return self.convolution(x if x.sum() > 0 else -x)
+
+
+class Suspicious(nn.Module):
+    """Behaves differently where it is given no tensor, as while it is traced."""
+
+    def __init__(self):
+        super().__init__()
+        self.convolution = nn.Conv2d(3, 4, 3)
+
+    def forward(self, x):
+        return self.convolution(x) * (1 if isinstance(x, torch.Tensor) else 2)
+
+
+class Reused(nn.Module):
+    """What a convolution gives is asked for twice, once after it was overwritten; one convolution runs twice."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.norm, self.second = nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 1)
+
+    def forward(self, x):
+        y = self.norm(self.first(x))
+        z = self.second(F.relu_(y))
+        z += y
+        return self.second(z) + self.second(y) + y
+
+
+def hooked(model):
+    model.trunk[0].register_forward_hook(lambda module, inputs, output: 2 * output)
+    return model
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: TwoViewModel(Guarded(), input_size=32).eval(),
+        lambda: TwoViewModel(Suspicious(), input_size=32).eval(),
+        lambda: tiny_model(0).train(),
+        lambda: hooked(tiny_model(0)),
+        lambda: tiny_model(0).double(),
+    ],
+    ids=["its way depends on values", "traced it is another", "training", "hooked", "another type"],
+)
+def test_a_network_that_cannot_be_folded_safely_is_left_alone(build):
+    model = build()
+    assert folded(model, images_for(model)) is None
+
+
+def test_what_is_asked_for_twice_is_not_folded_away():
+    torch.manual_seed(0)
+    model = randomised(TwoViewModel(Reused(), input_size=32))
+    images = images_for(model)
+    fast = folded(model, images)
+    with torch.no_grad():
+        torch.testing.assert_close((fast or model)(images), model(images), rtol=0, atol=1e-5)
+
+
+def test_a_bank_notices_that_weights_changed():
+    model, (image,) = tiny_model(0), tiny_pair(0, 1)[0]
+    bank = PairBank(model, chunk_size=3)
+    boxes = torch.tensor([(0, 0, 5, 5), (3, 9, 5, 5)])
+    perturbation = erased_windows(image, torch.zeros_like(image), boxes)
+    bank.perturbed(perturbation)
+    with torch.no_grad():
+        model.trunk[0].weight.mul_(-1.5)
+    bank.clear()
+    expected = model(perturbation.versions(torch.arange(2)))
+    torch.testing.assert_close(bank.perturbed(perturbation), expected, rtol=0, atol=1e-5)
+
+
+def test_a_bank_whose_network_is_hooked_later_runs_the_hook():
+    model, (image,) = tiny_model(0), tiny_pair(0, 1)[0]
+    bank, seen = PairBank(model, chunk_size=3), []
+    perturbation = erased_windows(image, torch.zeros_like(image), torch.tensor([(0, 0, 5, 5), (3, 9, 5, 5)]))
+    bank.perturbed(perturbation)
+    model.trunk.register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[0])))
+    bank.clear()
+    bank.perturbed(perturbation)
+    assert seen == [3]
