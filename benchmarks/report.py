@@ -14,13 +14,13 @@ from benchmarks.measure import Timing
 Row = dict[str, Any]
 COLUMNS = ("network", "item", "ours, s", "against", "theirs, s", "ratio", "aim", "our passes", "their passes")
 MORE_COLUMNS = ("of peak", "memory, MB: ours / theirs", "slice: ours / theirs")
-HOW = """`literal` does what the published code is described to do: batches of one for gradients and metrics, contiguous batches of 32
-for occlusion, parameters that collect gradients where any are asked for, the partner encoded at every step. Both sides
-explain the same pair at 224 pixels with the same random weights, in turn, in one process; seconds are medians of
-{repeats} after a first round that warms up (and folds the network, once for all pairs). Long items are timed on a
-slice, given in the last column, times counted passes, chunks that are filled up counting whole. Memory is what the
-first round added to the loaded model. Of peak: floating-point operations of our passes over those of the matrix
-product, measured in the same run."""
+HOW = """`literal` does what the published code is described to do: batches of one for gradients and metrics,
+contiguous batches of 32 for occlusion, parameters that collect gradients where any are asked for, the partner encoded
+at every step. Both sides explain the same pair at 224 pixels with the same random weights, in turn, in one process;
+seconds are medians of {repeats} after a first round that warms up (and folds the network, once for all pairs). Long
+items are timed on a slice, given in the last column, times counted passes, chunks that are filled up counting whole.
+Memory is what the first round added to the loaded model. Of peak: floating-point operations of our passes over those
+of the matrix product, measured in the same run."""
 TABLE_ROWS = 16
 """Rows of the paper's table."""
 

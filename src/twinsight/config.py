@@ -37,7 +37,11 @@ class Loader:
 class Engine:
     """The fast path."""
 
-    chunk_size: int = 16  # perturbed images per forward pass; frozen into the cell, since rounding depends on it
+    chunk_size: Any = (
+        16  # perturbed images per pass, frozen into the cell, since rounding depends on it; auto: measured
+    )
+    precision: str = "fp32"  # of the network's passes: fp32, tf32 (GPUs), bf16
+    compile: bool = False  # passes of perturbed images through torch.compile, with CUDA graphs on GPUs
 
 
 @dataclass

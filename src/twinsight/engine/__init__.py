@@ -3,6 +3,7 @@
 from twinsight.engine.bank import CHUNK_SIZE, NonFiniteEmbedding, PairBank, forwards_per_second
 from twinsight.engine.baselines import BASELINES, Baseline, baseline_image, blurred, check_baseline
 from twinsight.engine.checks import check_views
+from twinsight.engine.execution import EXACT, PRECISIONS, Execution, measured_chunk_size
 from twinsight.engine.perturbations import (
     Perturbation,
     erased_by_rank,
@@ -20,8 +21,11 @@ from twinsight.engine.transforms import TRANSFORMS
 __all__ = [
     "BASELINES",
     "CHUNK_SIZE",
+    "EXACT",
+    "PRECISIONS",
     "TRANSFORMS",
     "Baseline",
+    "Execution",
     "NonFiniteEmbedding",
     "PairBank",
     "Perturbation",
@@ -36,6 +40,7 @@ __all__ = [
     "forwards_per_second",
     "generator",
     "kept_windows",
+    "measured_chunk_size",
     "min_max",
     "pixel_ranks",
     "region_ranks",

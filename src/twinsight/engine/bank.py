@@ -10,10 +10,11 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from twinsight.engine.execution import EXACT, Execution, FastNetwork
 from twinsight.engine.perturbations import Perturbation
 from twinsight.engine.seeds import content_digest
 from twinsight.errors import UserError
-from twinsight.models import TwoViewModel, folded, full_precision, state_of
+from twinsight.models import TwoViewModel, full_precision, state_of
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +39,7 @@ class PairBank:
         model: the network; its parameters must be frozen by the caller where that matters.
         chunk_size: perturbed images per forward pass. Halved for good when the device runs out of memory.
         capacity: bytes of embeddings and feature maps kept; the oldest are dropped first.
+        execution: precision of the passes, and whether perturbed versions go through a compiled network.
 
     Attributes:
         forwards, backwards: images encoded, and gradients taken back to images, so far, without padding.
@@ -49,18 +51,25 @@ class PairBank:
     (torch.Size([64]), True, 1)
     """
 
-    def __init__(self, model: TwoViewModel, chunk_size: int = CHUNK_SIZE, capacity: int = 2**28) -> None:
+    def __init__(
+        self,
+        model: TwoViewModel,
+        chunk_size: int = CHUNK_SIZE,
+        capacity: int = 2**28,
+        execution: Execution = EXACT,
+    ) -> None:
         if chunk_size < 1:
             raise UserError(f"`chunk_size` must be at least 1, got {chunk_size}")
         self.model = model
         self.chunk_size = chunk_size
         self.capacity = capacity
+        self.execution = execution
         self.forwards = 0
         self.backwards = 0
         self._kept: OrderedDict[Hashable, Tensor] = OrderedDict()
         self._bytes = 0
         self._channels_last = True
-        self._folded: tuple[Hashable, TwoViewModel | None] = (None, None)
+        self._fast: tuple[Hashable, FastNetwork | None] = (None, None)
 
     def features(self, image: Tensor, view: int = 1) -> Tensor:
         """Feature map ``(D, h, w)`` of a ``(C, H, W)`` image."""
@@ -81,7 +90,8 @@ class PairBank:
         if key not in self._kept:
             with _plain_tensors():
                 # A copy: a network that works in place must not overwrite what is kept.
-                embedding = self.model.embed(self.features(image, view).unsqueeze(0).clone(), view).squeeze(0)
+                features = self.features(image, view).unsqueeze(0).clone()
+                embedding = self.execution.run(self.model.embed, features, view).squeeze(0)
             self._keep(key, _finite(embedding, f"view {view}"))
         return self._get(key)
 
@@ -105,9 +115,10 @@ class PairBank:
         """
         self.forwards += len(images)
         if many:
-            return full_precision(self._laid_out(self._for_many(images), images, view))
+            return full_precision(self._laid_out(self._for_many(images).with_graph, images, view))
         # As for whole views, contiguous features: a mean over space rounds by their layout.
-        return full_precision(self.model.embed(self._laid_out(self.model.features, images, view).contiguous(), view))
+        features = self._laid_out(self.model.features, images, view).contiguous()
+        return full_precision(self.execution.run(self.model.embed, features, view))
 
     def gradients(
         self, score: Tensor, images: Sequence[Tensor], count: int | None = None, keep_graph: bool = False
@@ -152,9 +163,9 @@ class PairBank:
 
         What it counts is counted here afterwards, and a chunk that it had to halve stays halved.
         """
-        other = PairBank(self.model if model is None else model, self.chunk_size, self.capacity)
+        other = PairBank(self.model if model is None else model, self.chunk_size, self.capacity, self.execution)
         if other.model is self.model:
-            other._channels_last, other._folded = self._channels_last, self._folded
+            other._channels_last, other._fast = self._channels_last, self._fast
         try:
             yield other
         finally:
@@ -162,7 +173,7 @@ class PairBank:
             self.backwards += other.backwards
             self.chunk_size = other.chunk_size
             if other.model is self.model:
-                self._channels_last, self._folded = other._channels_last, other._folded
+                self._channels_last, self._fast = other._channels_last, other._fast
 
     def clear(self) -> None:
         """Forget everything; counters stay."""
@@ -179,27 +190,29 @@ class PairBank:
         chunks = self.in_chunks(len(perturbation), embeddings)
         return torch.cat(chunks) if chunks else self._no_embeddings(perturbation, view)
 
-    def _for_many(self, images: Tensor) -> TwoViewModel:
-        """What batches like ``images`` go through: the network, or its folded copy, made again where it changed."""
-        mixed = torch.is_autocast_enabled(images.device.type)
+    def _for_many(self, images: Tensor) -> FastNetwork:
+        """What batches like ``images`` go through; made again where the network has changed."""
         size = (self.chunk_size, *images.shape[1:])
+        mixed = torch.is_autocast_enabled(images.device.type)
         key = (size, images.dtype, images.device, mixed, state_of(self.model))
-        if self._folded[0] != key:
-            self._folded = (None, None)  # makes room first
+        if self._fast[0] != key:
+            self._fast = (None, None)  # makes room first
             like = images[:1].detach().expand(size)
-            self._folded = (key, folded(self.model, like, fuse=not mixed))
-        return self._folded[1] or self.model
+            self._fast = (key, FastNetwork(self.model, like, self.execution, mixed))
+        network = self._fast[1]
+        assert network is not None
+        return network
 
     def _laid_out(self, call: Callable[[Tensor, int], Tensor], images: Tensor, view: int) -> Tensor:
         """``call`` on a copy of images (a network may work in place) in channels-last layout, where it takes that."""
         if self._channels_last:
             try:
-                return call(images.clone(memory_format=torch.channels_last), view)
+                return self.execution.run(call, images.clone(memory_format=torch.channels_last), view)
             except torch.OutOfMemoryError:
                 raise
             except RuntimeError:  # as of a network that calls view() on feature maps
                 self._channels_last = False
-        return call(images.clone(memory_format=torch.contiguous_format), view)
+        return self.execution.run(call, images.clone(memory_format=torch.contiguous_format), view)
 
     def _no_embeddings(self, perturbation: Perturbation, view: int) -> Tensor:
         return self.embedding(perturbation.image, view).new_empty(0, len(self.embedding(perturbation.image, view)))

@@ -95,7 +95,8 @@ class ConditionalOcclusion(_GridOcclusion):
             (paper).
         coarse: None computes every window. Else an approximation: every ``coarse``-th row and column of the grid, and
             the windows between only where the map is above mid-range; others are interpolated
-            (:func:`twinsight.explainers.refinement.refined`). ``details`` hold the share of windows computed, ``windows_computed1`` and ``windows_computed2``.
+            (:func:`twinsight.explainers.refinement.refined`). ``details`` hold the share of windows computed,
+            ``windows_computed1`` and ``windows_computed2``.
         protocol: ``"sound"`` or ``"paper"``.
 
     Raises:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from twinsight.data import PairBatch, SkippedPair
-from twinsight.engine import NonFiniteEmbedding, PairBank
+from twinsight.engine import EXACT, Execution, NonFiniteEmbedding, PairBank
 from twinsight.models import TwoViewModel, evaluating
 from twinsight.study.cell import Cell, asked_of_the_pair
 from twinsight.study.records import RecordWriter, packed_array
@@ -31,6 +31,7 @@ class Evaluation(pl.LightningModule):
         done: for each cell, indices of pairs that have a record already.
         chunk_size: perturbed images per forward pass.
         recorded: counts the pairs that have a record, by the name of the cell; kept up to date.
+        execution: precision of the passes, and what else they were opted into.
 
     Attributes:
         failed: what went wrong, by the name of the cell: where several run, the others go on.
@@ -43,13 +44,14 @@ class Evaluation(pl.LightningModule):
         done: list[set[int]],
         chunk_size: int,
         recorded: dict[str, int] | None = None,
+        execution: Execution = EXACT,
     ) -> None:
         super().__init__()
         self.model = model
         self.explainers = torch.nn.ModuleList(cell.explainer for cell in cells)
         self.cells = cells
         self.done = done
-        self.bank = PairBank(model, chunk_size)
+        self.bank = PairBank(model, chunk_size, execution=execution)
         self.recorded: dict[str, int] = {} if recorded is None else recorded
         self.failed: dict[str, Exception] = {}
         self.writers: list[RecordWriter] = []
@@ -112,7 +114,13 @@ class Evaluation(pl.LightningModule):
         for place, index in enumerate(batch.index):
             scores = {name: values[place] for name, values in listed.items()}
             writer.add(
-                {**_pair_columns(batch, place), **scores, "chunk_size": self.bank.chunk_size, "skipped": None},
+                {
+                    **_pair_columns(batch, place),
+                    **scores,
+                    "chunk_size": self.bank.chunk_size,
+                    "precision": self.bank.execution.precision,
+                    "skipped": None,
+                },
                 {"index": index, **_array_columns(arrays, place)},
                 {"index": index, **timing},
             )

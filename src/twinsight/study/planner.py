@@ -4,7 +4,7 @@ import inspect
 import json
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from twinsight.models import TwoViewModel, weights_digest
 from twinsight.naming import snake_case
 from twinsight.protocol import resolve
 from twinsight.study.cell import RESULT_VERSION, Cell, Metric, asked_of_the_pair
+from twinsight.study.engine import check_engine, execution_of, fix_chunk_size
 
 
 @dataclass
@@ -67,12 +68,14 @@ class Planner:
 
     def plan(self, config: DictConfig) -> Plan:
         """As :func:`plan`."""
-        for key, least in (("engine.chunk_size", 1), ("pictures.limit", 0), ("pictures.side", 1)):
+        for key, least in (("pictures.limit", 0), ("pictures.side", 1)):
             if OmegaConf.select(config, key) < least:
                 raise UserError(f"`{key}` must be at least {least}, got {OmegaConf.select(config, key)}")
+        check_engine(config)
+        model = self.model(config)
+        fix_chunk_size(config, model)  # before anything is frozen: measured again it might be another
         composed = OmegaConf.to_container(config, resolve=True)
         assert isinstance(composed, dict)
-        model = self.model(config)
         photos, digest = self._photos_of(config, composed["data"])
         views = self._built(composed["views"])
         metrics = {name: self._built(node) for name, node in (composed["metrics"] or {}).items()}
@@ -86,6 +89,7 @@ class Planner:
             "views": composed["views"],
             "seed": config.seed,
             "chunk_size": config.engine.chunk_size,
+            "engine": asdict(execution_of(config)),
             "precision": str(composed["trainer"].get("precision") or "32-true"),
         }
         cells, left_out = [], {}

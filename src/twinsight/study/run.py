@@ -22,6 +22,7 @@ from twinsight.errors import UserError
 from twinsight.files import write_atomically
 from twinsight.models import evaluating
 from twinsight.study.cell import Cell
+from twinsight.study.engine import execution_of
 from twinsight.study.evaluation import Evaluation
 from twinsight.study.locks import Lock
 from twinsight.study.planner import Plan
@@ -176,7 +177,9 @@ def _compute(
     done = [done_indices(cell.folder) for cell in cells]
     held.recorded = {cell.name: len(indices) for cell, indices in zip(cells, done, strict=True)}
     held.before = dict(held.recorded)
-    evaluation = Evaluation(planned.model, cells, done, config.engine.chunk_size, held.recorded)
+    evaluation = Evaluation(
+        planned.model, cells, done, config.engine.chunk_size, held.recorded, execution_of(config)
+    )
     data = PairDataModule(
         planned.photos,
         planned.views,

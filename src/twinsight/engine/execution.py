@@ -1,0 +1,169 @@
+"""How passes through the network are run: in which precision, folded, compiled."""
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from twinsight.errors import UserError, unknown
+from twinsight.models import TwoViewModel, evaluating, folded, full_precision
+
+log = logging.getLogger(__name__)
+
+PRECISIONS = ("fp32", "tf32", "bf16")
+CANDIDATES = (4, 8, 16, 32, 64, 128)
+"""Chunk sizes that :func:`measured_chunk_size` tries."""
+
+Pass = Callable[[Tensor, int], Tensor]
+
+
+@dataclass(frozen=True)
+class Execution:
+    """What a user may opt in to beyond exact passes.
+
+    Attributes:
+        precision: ``"fp32"``; ``"tf32"``: products of single precision numbers cut to 10 bits of mantissa, on GPUs that
+            have it and without effect elsewhere; ``"bf16"``: autocast to bfloat16. Similarities are computed in fp32.
+        compile: perturbed versions go through ``torch.compile``, on GPUs with CUDA graphs, since their chunks have one
+            size; where it fails they go uncompiled, with a line in the log.
+
+    Raises:
+        UserError: an unknown precision.
+
+    >>> Execution("bf16").run(lambda x, view: x @ x, torch.rand(2, 2), 1).dtype
+    torch.bfloat16
+    """
+
+    precision: str = "fp32"
+    compile: bool = False
+
+    def __post_init__(self) -> None:
+        if self.precision not in PRECISIONS:
+            raise unknown("`engine.precision`", self.precision, PRECISIONS)
+
+    def run(self, call: Pass, x: Tensor, view: int) -> Tensor:
+        """``call(x, view)`` in this precision."""
+        if self.precision == "bf16":
+            with torch.autocast(x.device.type, torch.bfloat16):
+                return call(x, view)
+        if self.precision == "tf32" and x.device.type == "cuda":
+            with _tf32():
+                return call(x, view)
+        return call(x, view)
+
+
+EXACT = Execution()
+
+
+class FastNetwork:
+    """What chunks of perturbed versions go through: the network folded where that is safe, compiled where asked for.
+
+    Args:
+        model: the network; it stays as it is.
+        images: ``(n, C, H, W)`` like the chunks to come.
+        execution: precision and compilation.
+        mixed: whether the caller runs under autocast already.
+    """
+
+    def __init__(self, model: TwoViewModel, images: Tensor, execution: Execution, mixed: bool = False) -> None:
+        # Fused kernels know no autocast, and compilers fuse for themselves.
+        fuse = not (mixed or execution.precision == "bf16" or execution.compile)
+        self.with_graph: TwoViewModel = folded(model, images, fuse) or model
+        """For passes that gradients go back through."""
+        self._compiled: Callable[..., Any] | None = None
+        if execution.compile and not (self._compile(model, images, execution) or fuse):
+            self.with_graph = folded(model, images, not mixed) or model
+
+    def __call__(self, images: Tensor, view: int) -> Tensor:
+        if self._compiled is None:
+            return self.with_graph(images, view)
+        return self._compiled(images, view).clone()  # the next pass of a CUDA graph writes over it
+
+    def _compile(self, model: TwoViewModel, images: Tensor, execution: Execution) -> bool:
+        mode = "reduce-overhead" if images.device.type == "cuda" else "default"
+        trial = torch.rand(images.shape, generator=torch.Generator().manual_seed(0)).to(images)
+        try:
+            compiled = torch.compile(self.with_graph, dynamic=False, mode=mode)
+            with torch.no_grad():
+                for view in (1,) if model.symmetric else (1, 2):
+                    laid_out = trial.clone(memory_format=torch.channels_last)
+                    found = full_precision(execution.run(compiled, laid_out, view))
+                    expected = full_precision(execution.run(model, trial[:2].clone(), view))
+                    error = float((found[:2] - expected).abs().max())
+                    bound = 1e-5 if execution.precision == "fp32" else 5e-2
+                    if not error <= bound * max(1.0, float(expected.abs().max())):
+                        raise RuntimeError(f"the compiled network is off by {error:.1e}")
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # compilers fail in many ways: none at hand, a network they cannot follow
+            reason = str(error).strip().splitlines() or [""]
+            log.warning("engine.compile: running uncompiled (%s: %s)", type(error).__name__, reason[0][:200])
+            return False
+        self._compiled = compiled
+        return True
+
+
+def measured_chunk_size(
+    model: TwoViewModel, device: torch.device, execution: Execution = EXACT, candidates: Sequence[int] = CANDIDATES
+) -> int:
+    """The smallest chunk whose images take no more than 5 % longer than at the fastest; takes some seconds.
+
+    Larger chunks are tried while they still gain. The model is on its own device again afterwards.
+
+    Raises:
+        UserError: not even the smallest fits into memory.
+
+    >>> from twinsight.models import small_two_view
+    >>> measured_chunk_size(small_two_view(), torch.device("cpu"), candidates=(2,))
+    2
+    """
+    home = next(model.parameters(), torch.empty(0)).device
+    seconds: dict[int, float] = {}
+    try:
+        model.to(device)
+        with evaluating(model), torch.no_grad():
+            for size in candidates:
+                try:
+                    seconds[size] = _seconds_an_image(model, device, execution, size)
+                except torch.OutOfMemoryError:
+                    break
+                if seconds[size] > 1.2 * min(seconds.values()):
+                    break
+    finally:
+        model.to(home)
+    if not seconds:
+        raise UserError(f"`engine.chunk_size=auto`: not even {candidates[0]} images fit into the memory of {device}")
+    return next(size for size, each in seconds.items() if each <= 1.05 * min(seconds.values()))
+
+
+def _seconds_an_image(model: TwoViewModel, device: torch.device, execution: Execution, size: int) -> float:
+    images = torch.rand(size, 3, model.input_size, model.input_size, device=device)
+    images = images.to(memory_format=torch.channels_last)
+    network = FastNetwork(model, images, execution)
+    times = []
+    for _ in range(4):  # the first warms up
+        started = _now(device)
+        execution.run(network, images, 1)
+        times.append(_now(device) - started)
+    return min(times[1:]) / size
+
+
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+@contextmanager
+def _tf32() -> Iterator[None]:
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before

@@ -1,0 +1,134 @@
+"""Precision, compilation and chunk sizes: what a user may opt in to, and what happens where a machine cannot."""
+
+import pytest
+import torch
+
+from toy import tiny_maps, tiny_model, tiny_pair
+from twinsight.engine import EXACT, Execution, PairBank, erased_windows, measured_chunk_size
+from twinsight.engine import execution as module
+from twinsight.errors import UserError
+from twinsight.explainers import ConditionalOcclusion, SmoothGrad
+from twinsight.metrics.functional import insertion_deletion
+
+
+def windows(image, count=5):
+    boxes = torch.tensor([(index, 2 * index, 5, 5) for index in range(count)])
+    return erased_windows(image, torch.zeros_like(image), boxes)
+
+
+def test_bfloat16_is_close_to_single_precision_and_no_closer():
+    model, (image,) = tiny_model(0), tiny_pair(0, 1)[0]
+    exact = PairBank(model).perturbed(windows(image))
+    for found in (
+        PairBank(model, execution=Execution("bf16")).perturbed(windows(image)),
+        PairBank(model, chunk_size=2, execution=Execution("bf16")).perturbed(windows(image)),
+    ):
+        assert found.dtype == torch.float32
+        error = (found - exact).abs().max() / exact.abs().max()
+        assert 1e-4 < error < 0.05
+
+
+@pytest.mark.parametrize("execution", [Execution("tf32"), EXACT])
+def test_tf32_changes_nothing_without_a_gpu(execution):
+    model, (image,) = tiny_model(0), tiny_pair(0, 1)[0]
+    found = PairBank(model, execution=execution).perturbed(windows(image))
+    assert torch.equal(found, PairBank(model).perturbed(windows(image)))
+
+
+def test_an_unknown_precision_is_refused():
+    with pytest.raises(UserError, match=r"`engine\.precision`.*fp16.*fp32"):
+        Execution("fp16")
+
+
+def test_whole_views_and_gradients_are_in_the_chosen_precision_too():
+    model, views = tiny_model(0), tiny_pair(0, 1)
+    exact, rough = (
+        SmoothGrad(model, samples=3)(*views, bank=PairBank(model, execution=execution))
+        for execution in (EXACT, Execution("bf16"))
+    )
+    assert 0 < (exact.score - rough.score).abs().max() < 0.02
+    assert 1e-4 < (exact.map1 - rough.map1).norm() / exact.map1.norm() < 0.2
+
+
+def test_a_compiled_network_answers_as_it_does_uncompiled(monkeypatch):
+    calls = []
+
+    def compiled(network, dynamic, mode):
+        assert (dynamic, mode) == (False, "default")
+        return lambda images, view: calls.append(len(images)) or network(images, view)
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    model, (image,) = tiny_model(0), tiny_pair(0, 1)[0]
+    found = PairBank(model, 3, execution=Execution(compile=True)).perturbed(windows(image))
+    torch.testing.assert_close(found, PairBank(model).perturbed(windows(image)), rtol=0, atol=1e-5)
+    assert calls == [3, 3, 3]  # a trial and two chunks
+
+
+@pytest.mark.parametrize("fault", ["no compiler", "wrong"])
+def test_where_compiling_fails_a_line_says_so_and_results_are_right(monkeypatch, caplog, fault):
+    def compiled(network, dynamic, mode):
+        if fault == "no compiler":
+            raise RuntimeError("no working C++ compiler\nand a long trace")
+        return lambda images, view: network(images, view) + 1
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    model, (image,) = tiny_model(0), tiny_pair(0, 1)[0]
+    found = PairBank(model, execution=Execution(compile=True)).perturbed(windows(image))
+    assert torch.equal(found, PairBank(model).perturbed(windows(image)))
+    assert caplog.text.count("engine.compile: running uncompiled") == 1
+    assert "long trace" not in caplog.text
+
+
+@pytest.mark.slow
+def test_a_really_compiled_network_answers_as_it_does_uncompiled(caplog):
+    model, views, maps = tiny_model(0), tiny_pair(0, 1), tiny_maps(0, 1)
+    found, expected = (
+        insertion_deletion(model, *views, *maps, points=9, bank=PairBank(model, 4, execution=execution))
+        for execution in (Execution(compile=True), EXACT)
+    )
+    for curve, other in zip(found.curves.values(), expected.curves.values(), strict=True):
+        torch.testing.assert_close(curve, other, rtol=0, atol=1e-5)
+    assert "uncompiled" not in caplog.text or "compiler" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [
+        ({4: 1.0, 8: 0.8, 16: 0.5, 32: 0.49, 64: 0.6, 128: 0.1}, 16),  # 32 gains less than 5 %, 64 loses: no further
+        ({4: 1.0, 8: 1.1, 16: 1.3}, 4),
+        ({4: 1.0, 8: 0.5, 16: torch.OutOfMemoryError("CUDA out of memory")}, 8),
+    ],
+)
+def test_the_smallest_chunk_that_is_nearly_fastest_is_chosen(monkeypatch, seconds, expected):
+    def timed(model, device, execution, size):
+        if isinstance(seconds[size], Exception):
+            raise seconds[size]
+        return seconds[size]
+
+    monkeypatch.setattr(module, "_seconds_an_image", timed)
+    assert measured_chunk_size(tiny_model(0), torch.device("cpu")) == expected
+
+
+def test_a_chunk_size_is_measured_where_something_fits(monkeypatch):
+    model = tiny_model(0)
+    assert measured_chunk_size(model, torch.device("cpu"), candidates=(1, 2)) in (1, 2)
+
+    def full(*arguments):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(module, "_seconds_an_image", full)
+    with pytest.raises(UserError, match=r"`engine\.chunk_size=auto`: not even 4 images fit"):
+        measured_chunk_size(model, torch.device("cpu"))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16"])
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_gpu_agrees_with_the_cpu(precision, compiled):
+    model, views = tiny_model(0), tiny_pair(0, 1)
+    expected = ConditionalOcclusion(model, window=9, stride=5)(*views)
+    gpu = model.cuda()
+    bank = PairBank(gpu, execution=Execution(precision, compiled))
+    found = ConditionalOcclusion(gpu, window=9, stride=5)(*(view.cuda() for view in views), bank=bank)
+    tolerance = {"fp32": 1e-5, "tf32": 5e-3, "bf16": 5e-2}[precision]
+    torch.testing.assert_close(found.map1.cpu(), expected.map1, rtol=0, atol=tolerance)
