@@ -29,8 +29,10 @@ format: $(VENV)/.installed-dev
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 
+# BENCH="--quick", BENCH="--device cuda"
 bench: $(VENV)/.installed-dev
-	$(VENV)/bin/python -m benchmarks
+	-$(PIP) --editable ".[bench]"
+	$(VENV)/bin/python -m benchmarks $(BENCH)
 
 # The tables of choices in the documentation; a test fails when they are stale.
 tables: $(VENV)/.installed-dev
