@@ -50,7 +50,7 @@ def main() -> None:
     setting = setting_for(narrow, views, arguments.chunk_size, arguments.quick)
     for each in items(setting):
         measure("ResNet-50", narrow, each, flops)
-    found["rows"].append(report.paper_table(found["rows"]))
+    found["rows"] += [report.paper_table(found["rows"], approximate) for approximate in (False, True)]
     for each in peer_items(setting):
         measure("ResNet-50", narrow, each, flops)
     del setting

@@ -1,14 +1,14 @@
 """What is timed: each method and metric as this package, the rival and peers do it."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from benchmarks.measure import Passes, Work
 from benchmarks.rival import Rival
-from twinsight.engine import PairBank
+from twinsight.engine import Execution, PairBank
 from twinsight.explainers import (
     AveragedTransforms,
     ConditionalOcclusion,
@@ -25,7 +25,8 @@ from twinsight.models import TwoViewModel
 
 WINDOW, STRIDE, SIDE, POINTS = 64, 8, 224, 224
 LAMBDAS = [n / 10 for n in range(9, 0, -1)]
-OURS, RIVAL = "twinsight", "literal"
+OURS, RIVAL, DENSE = "twinsight", "literal", "twinsight, whole passes"
+TOLERANCE = 2e-3
 
 
 @dataclass
@@ -111,12 +112,14 @@ def items(setting: Setting) -> list[Item]:
     return [
         _conditional_occlusion(setting),
         _both_occlusions(setting),
+        _incremental_occlusion(setting),
         _pairwise_occlusion(setting),
         _cams(setting),
         _input_x_gradient(setting),
         *(_smoothgrad(setting, guided) for guided in (False, True)),
         *(_averaged_transforms(setting, guided) for guided in (False, True)),
         insertion_and_deletion(setting, aim=5.0),
+        _adaptive_insertion_and_deletion(setting),
         _average_drop(setting),
     ]
 
@@ -136,6 +139,19 @@ def _conditional_occlusion(setting: Setting) -> Item:
         RIVAL: Work(setting.literally(lambda rival: rival.occlusion(*setting.views, some)), Passes(884)),
     }
     return Item("Conditional occlusion", works, aim=1.9)
+
+
+def _incremental_occlusion(setting: Setting) -> Item:
+    whole = len(boxes(STRIDE))
+    explainer = ConditionalOcclusion(setting.model, window=WINDOW, stride=setting.stride, protocol="paper")
+    bank = PairBank(setting.model, setting.bank.chunk_size, execution=Execution(incremental=True))
+    cones = replace(setting, bank=bank).explained(explainer)
+    padded = _chunked(setting, len(boxes(setting.stride)), whole, 2)
+    works = {
+        OURS: Work(cones, Passes(2 + 2 * whole), padded),
+        DENSE: Work(setting.explained(explainer), Passes(2 + 2 * whole), padded),
+    }
+    return Item("Conditional occlusion, engine.incremental=true", works, aim=1.4)
 
 
 def _both_occlusions(setting: Setting) -> Item:
@@ -227,6 +243,26 @@ def insertion_and_deletion(setting: Setting, aim: float) -> Item:
         ),
     }
     return Item("SI, SD, CI, CD, both directions", works, aim)
+
+
+def _adaptive_insertion_and_deletion(setting: Setting) -> Item:
+    """The whole curves at a tolerance, not a slice: which points are computed depends on all of them."""
+
+    def ours(bank: PairBank) -> None:
+        insertion_deletion(
+            setting.model, *setting.views, *setting.maps, protocol="paper", tolerance=TOLERANCE, bank=bank
+        )
+
+    run = setting.counted(ours)
+    some = 2 if setting.quick else 5
+    works = {
+        OURS: Work(run, Passes(4 * (POINTS - 1) + 5), (1, 1)),
+        RIVAL: Work(
+            setting.literally(lambda rival: rival.insertion_deletion(*setting.views, *setting.maps, some)),
+            Passes(12 * (POINTS + 1)),
+        ),
+    }
+    return Item(f"SI, SD, CI, CD, approximate: tolerance {TOLERANCE}", works)
 
 
 def _average_drop(setting: Setting) -> Item:

@@ -71,7 +71,10 @@ def _captum_occlusion(setting: Setting) -> Item:
 
     def run() -> Passes:
         both = _OfBothViews(setting.model)
-        shapes, strides = ((3, WINDOW, WINDOW),) * 2, ((3, 160, 160),) * 2 if setting.quick else ((3, 80, 80),) * 2
+        shapes, strides = (
+            ((3, WINDOW, WINDOW),) * 2,
+            ((3, WINDOW, WINDOW),) * 2 if setting.quick else ((3, 40, 40),) * 2,
+        )
         with torch.no_grad():
             Occlusion(both).attribute(setting.views, shapes, strides, baselines=0, perturbations_per_eval=16)
         return Passes(both.forwards)

@@ -41,6 +41,7 @@ class Engine:
         16  # perturbed images per pass, frozen into the cell, since rounding depends on it; auto: measured
     )
     precision: str = "fp32"  # of the network's passes: fp32, tf32 (GPUs), bf16
+    incremental: bool = False  # of occluded images, compute again only what the window reaches; exact to rounding
     compile: bool = False  # passes of perturbed images through torch.compile, with CUDA graphs on GPUs
 
 

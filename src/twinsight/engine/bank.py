@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from twinsight.engine.execution import EXACT, Execution, FastNetwork
+from twinsight.engine.incremental import windows_of
 from twinsight.engine.perturbations import Perturbation
 from twinsight.engine.seeds import content_digest
 from twinsight.errors import UserError
@@ -181,11 +182,22 @@ class PairBank:
         self._bytes = 0
 
     def _encode(self, perturbation: Perturbation, view: int) -> Tensor:
+        boxes = windows_of(perturbation) if self.execution.incremental else None
+        cones: tuple[FastNetwork | None, Callable[[Tensor, Tensor], Tensor] | None] = (None, None)
+
         def embeddings(start: int, stop: int) -> Tensor:
+            nonlocal cones
             # Filled up by repetition: every chunk has one size, because rounding depends on it.
-            indices = torch.arange(start, start + self.chunk_size, device=perturbation.image.device)
-            versions = perturbation.versions(indices.clamp(max=stop - 1))
-            return self._laid_out(self._for_many(versions), versions, view)[: stop - start]
+            indices = torch.arange(start, start + self.chunk_size).clamp(max=stop - 1)
+            versions = perturbation.versions(indices.to(perturbation.image.device))
+            network = self._for_many(versions)
+            if boxes is not None and cones[0] is not network:
+                cones = (network, network.by_cones(perturbation.outside, boxes))
+            by_cones = cones[1]
+            if boxes is None or by_cones is None:
+                return self._laid_out(network, versions, view)[: stop - start]
+            features = by_cones(versions, boxes[indices])
+            return self.execution.run(network.with_graph.embed, features, view)[: stop - start]
 
         chunks = self.in_chunks(len(perturbation), embeddings)
         return torch.cat(chunks) if chunks else self._no_embeddings(perturbation, view)

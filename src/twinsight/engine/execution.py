@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 
+from twinsight.engine.incremental import Incremental
+from twinsight.engine.perturbations import erased_windows
 from twinsight.errors import UserError, unknown
-from twinsight.models import TwoViewModel, evaluating, folded, full_precision
+from twinsight.models import FoldedConvolution, TwoViewModel, evaluating, folded, full_precision
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +33,9 @@ class Execution:
             have it and without effect elsewhere; ``"bf16"``: autocast to bfloat16. Similarities are computed in fp32.
         compile: perturbed versions go through ``torch.compile``, on GPUs with CUDA graphs, since their chunks have one
             size; where it fails they go uncompiled, with a line in the log.
+        incremental: of versions that differ within a window, compute only what the window reaches
+            (:mod:`twinsight.engine.incremental`); exact but for rounding. Without effect in bf16, compiled, and for
+            networks that cannot be folded or compute feature maps in a way of their own.
 
     Raises:
         UserError: an unknown precision.
@@ -41,6 +46,7 @@ class Execution:
 
     precision: str = "fp32"
     compile: bool = False
+    incremental: bool = False
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
@@ -78,11 +84,44 @@ class FastNetwork:
         self._compiled: Callable[..., Any] | None = None
         if execution.compile and not (self._compile(model, images, execution) or fuse):
             self.with_graph = folded(model, images, not mixed) or model
+        own_way = type(model).features is not TwoViewModel.features or type(model).forward is not TwoViewModel.forward
+        exact = execution.precision != "bf16" and not mixed and self._compiled is None
+        self._cones = execution.incremental and exact and not own_way and self.with_graph is not model
+        self._valid: dict[Any, FoldedConvolution] = {}
 
     def __call__(self, images: Tensor, view: int) -> Tensor:
         if self._compiled is None:
             return self.with_graph(images, view)
         return self._compiled(images, view).clone()  # the next pass of a CUDA graph writes over it
+
+    def by_cones(self, image: Tensor, boxes: Tensor) -> Callable[[Tensor, Tensor], Tensor] | None:
+        """What makes feature maps of versions of ``image`` (C, H, W) from them and their boxes; None takes whole passes.
+
+        The first time it is compared with a whole pass.
+        """
+        if not self._cones:
+            return None
+        trunk = self.with_graph.trunk
+        assert isinstance(trunk, fx.GraphModule)
+        try:
+            cones = Incremental(trunk, image, self._valid)
+            if not self._valid:  # nothing has gone this way yet
+                noise = torch.rand(image.shape, generator=torch.Generator().manual_seed(0)).to(image)
+                trial = erased_windows(image, noise, boxes[:2]).versions(
+                    torch.arange(len(boxes[:2]), device=image.device)
+                )
+                trial = trial.contiguous(memory_format=torch.channels_last)
+                expected = trunk(trial)
+                error = float((cones(trial, boxes[:2]) - expected).abs().max())
+                if not error <= 1e-5 * max(1.0, float(expected.abs().max())):
+                    raise RuntimeError(f"off by {error:.1e}")
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # as for compilers: networks are not ours
+            log.warning("engine.incremental: whole passes instead (%s: %s)", type(error).__name__, error)
+            self._cones = False
+            return None
+        return cones
 
     def _compile(self, model: TwoViewModel, images: Tensor, execution: Execution) -> bool:
         mode = "reduce-overhead" if images.device.type == "cuda" else "default"

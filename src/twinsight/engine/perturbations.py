@@ -19,16 +19,32 @@ class Perturbation:
         keep: version indices ``(n,)`` to boolean masks ``(n, 1, H, W)``, True where the image stays.
         count: number of versions.
         key: what decides ``keep``; equal keys mean equal masks.
+        boxes: ``(N, 4)`` integers (top, left, height, width) outside which every version is the same, where there are.
+        kept: whether they are the image inside the boxes and the fill outside; else the other way round.
     """
 
     def __init__(
-        self, image: Tensor, fill: Tensor, keep: Callable[[Tensor], Tensor], count: int, key: tuple[object, ...]
+        self,
+        image: Tensor,
+        fill: Tensor,
+        keep: Callable[[Tensor], Tensor],
+        count: int,
+        key: tuple[object, ...],
+        boxes: Tensor | None = None,
+        kept: bool = False,
     ) -> None:
         self.image = image
         self.fill = fill
         self.keep = keep
         self.count = count
         self.key = (*key, content_digest(fill))
+        self.boxes = None if boxes is None else boxes.cpu()
+        self.kept = kept
+
+    @property
+    def outside(self) -> Tensor:
+        """``(C, H, W)`` what every version is outside its box."""
+        return self.fill if self.kept else self.image
 
     def __len__(self) -> int:
         return self.count
@@ -48,7 +64,13 @@ def some_of(perturbation: Perturbation, places: Sequence[int]) -> Perturbation:
     chosen = torch.tensor(places, dtype=torch.long, device=perturbation.image.device)
     key = (*perturbation.key, "some of", tuple(places))
     return Perturbation(
-        perturbation.image, perturbation.fill, lambda indices: perturbation.keep(chosen[indices]), len(places), key
+        perturbation.image,
+        perturbation.fill,
+        lambda indices: perturbation.keep(chosen[indices]),
+        len(places),
+        key,
+        None if perturbation.boxes is None else perturbation.boxes[chosen.cpu()],
+        perturbation.kept,
     )
 
 
@@ -64,7 +86,7 @@ def erased_windows(image: Tensor, fill: Tensor, boxes: Tensor) -> Perturbation:
     """
     inside = _inside(boxes, image)
     key = ("erased_windows", content_digest(boxes))
-    return Perturbation(image, fill, lambda indices: ~inside(indices), len(boxes), key)
+    return Perturbation(image, fill, lambda indices: ~inside(indices), len(boxes), key, boxes)
 
 
 def kept_windows(image: Tensor, fill: Tensor, boxes: Tensor) -> Perturbation:
@@ -74,7 +96,8 @@ def kept_windows(image: Tensor, fill: Tensor, boxes: Tensor) -> Perturbation:
     >>> kept.versions(torch.tensor([0])).sum()
     tensor(4.)
     """
-    return Perturbation(image, fill, _inside(boxes, image), len(boxes), ("kept_windows", content_digest(boxes)))
+    key = ("kept_windows", content_digest(boxes))
+    return Perturbation(image, fill, _inside(boxes, image), len(boxes), key, boxes, kept=True)
 
 
 def _inside(boxes: Tensor, image: Tensor) -> Callable[[Tensor], Tensor]:

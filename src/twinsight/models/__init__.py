@@ -1,6 +1,6 @@
 """What is explained: the two-view model, architectures, trained weights."""
 
-from twinsight.models.folding import folded, state_of
+from twinsight.models.folding import FoldedConvolution, folded, state_of
 from twinsight.models.modes import evaluating
 from twinsight.models.published import build_model, published_models
 from twinsight.models.registry import (
@@ -20,6 +20,7 @@ from twinsight.models.two_view import AveragePool, MaxPool, TwoViewModel, full_p
 
 __all__ = [
     "AveragePool",
+    "FoldedConvolution",
     "MaxPool",
     "SimCLRv2ResNet",
     "SimSiam",

@@ -105,6 +105,7 @@ class FoldedConvolution(nn.Module):
     def __init__(self, convolution: nn.Conv2d, norm: nn.BatchNorm2d | None, relu: bool) -> None:
         super().__init__()
         self.geometry: Any = (convolution.stride, convolution.padding, convolution.dilation, convolution.groups)
+        self.kernel_size = convolution.kernel_size
         self.relu = relu
         weight, bias = convolution.weight, convolution.bias
         if norm is not None:
@@ -134,6 +135,18 @@ class FoldedConvolution(nn.Module):
         lay_out: Any = torch._C._nn.mkldnn_reorder_conv2d_weight
         self._packed = lay_out(self.weight.to_mkldnn(), padding, stride, dilation, groups, [count, *self._shape[1:]])
         del self.weight
+
+    def without_padding(self, shape: torch.Size) -> "FoldedConvolution":
+        """The same for inputs of ``shape`` that bring what lies around them along."""
+        other = copy.copy(self)
+        other.__dict__["_parameters"] = dict(self._parameters)
+        stride, _, dilation, groups = self.geometry
+        other.geometry = (stride, (0, 0), dilation, groups)
+        if self._packed is not None:
+            other.weight = nn.Parameter(self._packed.to_dense(), requires_grad=False)
+            other._packed, other._shape = None, shape
+            other.pack(shape[0])
+        return other
 
     def fused(self, x: Tensor, summand: Tensor | None) -> Tensor:
         """The pass as one kernel; for what has been packed."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-POINTS_AT_A_TIME = 16
+POINTS_AT_A_TIME = 8
 """Points per round; a constant, so that which points are computed depends on the pair alone."""
 
 Curves = Mapping[str, Tensor]
@@ -34,7 +34,7 @@ def adaptive_curves(
     >>> straight = lambda places: {"line": torch.tensor([place / 100 for place in places])}
     >>> curves, computed, bound = adaptive_curves(100, 1e-3, straight)
     >>> torch.allclose(curves["line"], torch.arange(101) / 100), computed, bound < 1e-6
-    (True, 18, True)
+    (True, 10, True)
     """
     new = _first_places(steps)
     known: dict[str, dict[int, Tensor]] = {}

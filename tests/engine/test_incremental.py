@@ -1,0 +1,116 @@
+"""Recomputing only what a window reaches gives what whole passes give."""
+
+import pytest
+import torch
+from torch import nn
+from torchvision.models.resnet import BasicBlock, Bottleneck
+
+from toy import tiny_model
+from twinsight.engine import Execution, PairBank, erased_windows, kept_windows
+from twinsight.engine import incremental as module
+from twinsight.explainers import ConditionalOcclusion, ContextAgnosticOcclusion
+from twinsight.models import TwoViewModel, small_two_view
+
+INCREMENTAL = Execution(incremental=True)
+
+
+class ItsOwnWay(TwoViewModel):
+    def features(self, x, view=1):
+        return 2 * super().features(x, view)
+
+
+def sequential():
+    """As VGG: convolutions, ReLUs, pooling."""
+    layers = (nn.Conv2d(3, 6, 3, padding=1), nn.ReLU(), nn.Conv2d(6, 6, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2))
+    more = (nn.Conv2d(6, 8, 5, padding=1, stride=2, dilation=2), nn.ReLU(inplace=True), nn.Conv2d(8, 8, 1))
+    return nn.Sequential(*layers, *more)
+
+
+def residual():
+    """As a ResNet: stem, pooling, blocks with and without projection."""
+    down = nn.Sequential(nn.Conv2d(16, 16, 1, stride=2), nn.BatchNorm2d(16))
+    stem = (nn.Conv2d(3, 16, 7, stride=2, padding=3), nn.BatchNorm2d(16), nn.ReLU(), nn.MaxPool2d(3, 2, 1))
+    return nn.Sequential(*stem, Bottleneck(16, 4), BasicBlock(16, 16, 2, down), Bottleneck(16, 4))
+
+
+NETWORKS = {
+    "sequential": lambda: TwoViewModel(sequential(), input_size=64),
+    "residual": lambda: TwoViewModel(residual(), input_size=96),
+    "small": lambda: small_two_view(widths=(8, 16), blocks=1, input_size=64),
+}
+
+
+@pytest.fixture(params=NETWORKS)
+def model(request):
+    torch.manual_seed(0)
+    return NETWORKS[request.param]().eval().requires_grad_(False)
+
+
+@pytest.mark.parametrize("make", [erased_windows, kept_windows])
+@pytest.mark.parametrize("size", [(9, 9), (17, 12), (1, 1)])
+def test_what_a_window_reaches_is_all_that_changes(model, make, size, monkeypatch):
+    side = model.input_size
+    image, fill = torch.rand(2, 3, side, side, generator=torch.Generator().manual_seed(1))
+    last = (side - size[0], side - size[1])
+    corners = [(0, 0), last, (0, last[1]), (last[0], 0), (20, 31), (21, 7), (5, 40)]
+    perturbation = make(image, fill, torch.tensor([(*corner, *size) for corner in corners]))
+    expected = PairBank(model, chunk_size=4).perturbed(perturbation)
+    cut = []
+    convolved = module._Walker._convolved
+    monkeypatch.setattr(module._Walker, "_convolved", lambda *given: cut.append(given) or convolved(*given))
+    found = PairBank(model, chunk_size=4, execution=INCREMENTAL).perturbed(perturbation)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+    assert len(cut) >= 4  # it did go by cones
+
+
+@pytest.mark.parametrize("kind", [ConditionalOcclusion, ContextAgnosticOcclusion])
+def test_maps_are_those_of_whole_passes(model, kind):
+    views = torch.rand(2, 1, 3, model.input_size, model.input_size, generator=torch.Generator().manual_seed(2))
+    explainer = kind(model, window=15, stride=20)
+    found, expected = (
+        explainer(*views, bank=PairBank(model, 4, execution=execution)) for execution in (INCREMENTAL, Execution())
+    )
+    for view in ("map1", "map2"):
+        torch.testing.assert_close(getattr(found, view), getattr(expected, view), rtol=0, atol=1e-5)
+
+
+def test_a_cone_as_large_as_the_map_goes_on_as_a_whole_pass(model):
+    side = model.input_size
+    image = torch.rand(3, side, side)
+    boxes = torch.tensor([(0, 0, side - 1, side - 1), (1, 1, side - 1, side - 1)])
+    perturbation = erased_windows(image, torch.zeros_like(image), boxes)
+    expected = PairBank(model, chunk_size=2).perturbed(perturbation)
+    found = PairBank(model, chunk_size=2, execution=INCREMENTAL).perturbed(perturbation)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "boxes", [[(0, 0, 5, 5), (3, 3, 6, 5)], [(28, 0, 9, 9), (0, 0, 9, 9)]], ids=["sizes differ", "sticks out"]
+)
+def test_windows_that_are_not_alike_take_whole_passes(boxes):
+    model, image = tiny_model(0), torch.rand(3, 32, 32)
+    perturbation = erased_windows(image, torch.zeros_like(image), torch.tensor(boxes))
+    assert module.windows_of(perturbation) is None
+    expected = PairBank(model).perturbed(perturbation)
+    assert torch.equal(PairBank(model, execution=INCREMENTAL).perturbed(perturbation), expected)
+
+
+@pytest.mark.parametrize("execution", [INCREMENTAL, Execution("bf16", incremental=True)], ids=["its own way", "bf16"])
+def test_where_cones_are_not_safe_whole_passes_are_taken(execution):
+    torch.manual_seed(0)
+    model = (ItsOwnWay if execution is INCREMENTAL else TwoViewModel)(sequential(), input_size=64).eval()
+    image = torch.rand(3, 64, 64)
+    perturbation = erased_windows(image, torch.zeros_like(image), torch.tensor([(0, 0, 5, 5), (3, 3, 5, 5)]))
+    whole = Execution(execution.precision)
+    with torch.no_grad():
+        expected = PairBank(model, execution=whole).perturbed(perturbation)
+        assert torch.equal(PairBank(model, execution=execution).perturbed(perturbation), expected)
+
+
+def test_a_wrong_answer_is_noticed_and_whole_passes_are_taken(monkeypatch, caplog):
+    model, image = tiny_model(0), torch.rand(3, 32, 32)
+    perturbation = erased_windows(image, torch.zeros_like(image), torch.tensor([(0, 0, 5, 5), (9, 3, 5, 5)]))
+    expected = PairBank(model).perturbed(perturbation)
+    monkeypatch.setattr(module.Cone, "_paste", lambda self, maps, corners: None)
+    assert torch.equal(PairBank(model, execution=INCREMENTAL).perturbed(perturbation), expected)
+    assert caplog.text.count("engine.incremental: whole passes instead") == 1
