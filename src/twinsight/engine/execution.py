@@ -95,7 +95,7 @@ class FastNetwork:
         return self._compiled(images, view).clone()  # the next pass of a CUDA graph writes over it
 
     def by_cones(self, image: Tensor, boxes: Tensor) -> Callable[[Tensor, Tensor], Tensor] | None:
-        """What makes feature maps of versions of ``image`` (C, H, W) from them and their boxes; None takes whole passes.
+        """What makes feature maps of versions of ``image`` (C, H, W) from them and their boxes; or None.
 
         The first time it is compared with a whole pass.
         """
