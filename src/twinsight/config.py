@@ -38,7 +38,7 @@ class Engine:
     """The fast path."""
 
     chunk_size: Any = (
-        16  # perturbed images per pass, frozen into the cell, since rounding depends on it; auto: measured
+        16  # perturbed images per pass, or auto: measured; frozen into the cell, as rounding depends on it
     )
     precision: str = "fp32"  # of the network's passes: fp32, tf32 (GPUs), bf16
     incremental: bool = False  # of occluded images, compute again only what the window reaches; exact to rounding

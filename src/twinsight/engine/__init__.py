@@ -1,9 +1,16 @@
 """The fast path: baselines, lazily perturbed images, shared embeddings, seeds. Knows no explainer and no metric."""
 
-from twinsight.engine.bank import CHUNK_SIZE, NonFiniteEmbedding, PairBank, forwards_per_second
+from twinsight.engine.bank import NonFiniteEmbedding, PairBank
 from twinsight.engine.baselines import BASELINES, Baseline, baseline_image, blurred, check_baseline
 from twinsight.engine.checks import check_views
-from twinsight.engine.execution import EXACT, PRECISIONS, Execution, measured_chunk_size
+from twinsight.engine.execution import (
+    CHUNK_SIZE,
+    EXACT,
+    PRECISIONS,
+    Execution,
+    forwards_per_second,
+    measured_chunk_size,
+)
 from twinsight.engine.perturbations import (
     Perturbation,
     erased_by_rank,

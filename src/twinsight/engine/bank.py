@@ -1,7 +1,6 @@
 """Embeddings that explainers and metrics share, and the one loop that encodes perturbed images."""
 
 import logging
-import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
@@ -10,7 +9,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from twinsight.engine.execution import EXACT, Execution, FastNetwork
+from twinsight.engine.execution import CHUNK_SIZE, EXACT, Execution, FastNetwork
 from twinsight.engine.incremental import windows_of
 from twinsight.engine.perturbations import Perturbation
 from twinsight.engine.seeds import content_digest
@@ -18,9 +17,6 @@ from twinsight.errors import UserError
 from twinsight.models import TwoViewModel, full_precision, state_of
 
 log = logging.getLogger(__name__)
-
-CHUNK_SIZE = 16
-"""Perturbed images per forward pass: on two cores as fast as 8 or 32, and a ResNet-50 stays below 300 MB."""
 
 T = TypeVar("T")
 
@@ -244,19 +240,6 @@ class PairBank:
     def _get(self, key: Hashable) -> Tensor:
         self._kept.move_to_end(key)
         return self._kept[key]
-
-
-def forwards_per_second(model: TwoViewModel, chunk_size: int = 32) -> float:
-    """Image forwards a second that a model reaches in chunks on its device, measured on one chunk after a first."""
-    parameter = next(model.parameters(), torch.empty(0))
-    side = model.input_size
-    images = torch.rand((chunk_size, 3, side, side), generator=torch.Generator().manual_seed(0)).to(parameter)
-    with torch.inference_mode():
-        for _ in range(2):
-            started = time.perf_counter()
-            float(model(images).sum())  # which waits for the device
-            seconds = time.perf_counter() - started
-    return chunk_size / seconds
 
 
 @contextmanager

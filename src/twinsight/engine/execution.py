@@ -17,6 +17,8 @@ from twinsight.models import FoldedConvolution, TwoViewModel, evaluating, folded
 
 log = logging.getLogger(__name__)
 
+CHUNK_SIZE = 16
+"""Perturbed images per forward pass: on two cores as fast as 8 or 32, and a ResNet-50 stays below 300 MB."""
 PRECISIONS = ("fp32", "tf32", "bf16")
 CANDIDATES = (4, 8, 16, 32, 64, 128)
 """Chunk sizes that :func:`measured_chunk_size` tries."""
@@ -178,6 +180,13 @@ def measured_chunk_size(
     if not seconds:
         raise UserError(f"`engine.chunk_size=auto`: not even {candidates[0]} images fit into the memory of {device}")
     return next(size for size, each in seconds.items() if each <= 1.05 * min(seconds.values()))
+
+
+def forwards_per_second(model: TwoViewModel, chunk_size: int = CHUNK_SIZE, execution: Execution = EXACT) -> float:
+    """Image forwards a second that a model reaches in chunks on its device, measured on three chunks after a first."""
+    parameter = next(model.parameters(), torch.empty(0))
+    with evaluating(model), torch.no_grad():
+        return 1 / _seconds_an_image(model, parameter.device, execution, chunk_size)
 
 
 def _seconds_an_image(model: TwoViewModel, device: torch.device, execution: Execution, size: int) -> float:

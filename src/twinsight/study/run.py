@@ -177,9 +177,7 @@ def _compute(
     done = [done_indices(cell.folder) for cell in cells]
     held.recorded = {cell.name: len(indices) for cell, indices in zip(cells, done, strict=True)}
     held.before = dict(held.recorded)
-    evaluation = Evaluation(
-        planned.model, cells, done, config.engine.chunk_size, held.recorded, execution_of(config)
-    )
+    evaluation = Evaluation(planned.model, cells, done, config.engine.chunk_size, held.recorded, execution_of(config))
     data = PairDataModule(
         planned.photos,
         planned.views,

@@ -233,7 +233,7 @@ def expected_forwards(size: tuple[int, int], options: Mapping[str, Any], maps: i
     """
     granularity = options.get("granularity", 1)
     length = _step(size, options.get("points", 224), options.get("step"), granularity)
-    return 2 * maps * (math.ceil(_regions(size, granularity) / length) - 1)
+    return 2 * maps * (math.ceil(regions(size, granularity) / length) - 1)
 
 
 insertion_deletion.protocol_options = PROTOCOL_OPTIONS  # type: ignore[attr-defined]
