@@ -34,7 +34,7 @@ def main() -> None:
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     views = _views(device)
     peak = matrix_product_peak(device)
-    found: dict[str, Any] = {"facts": None, "rows": [], "slopes": [], "ranks": None}
+    found: dict[str, Any] = {"facts": None, "rows": [], "failed": [], "slopes": [], "ranks": None}
 
     def measure(network: str, model: TwoViewModel, each: Item, flops: float) -> None:
         nonlocal peak
@@ -52,7 +52,11 @@ def main() -> None:
         measure("ResNet-50", narrow, each, flops)
     found["rows"] += [report.paper_table(found["rows"], approximate) for approximate in (False, True)]
     for each in peer_items(setting):
-        measure("ResNet-50", narrow, each, flops)
+        try:
+            measure("ResNet-50", narrow, each, flops)
+        except Exception as error:  # what other libraries raise must not cost an hour of measurements
+            found["failed"].append(f"{each.name}: {type(error).__name__}: {error}")
+            print(found["failed"][-1], flush=True)
     del setting
     wide = resnet50_with_wide_head().to(device)
     measure(

@@ -76,7 +76,7 @@ def _captum_occlusion(setting: Setting) -> Item:
             ((3, WINDOW, WINDOW),) * 2 if setting.quick else ((3, 40, 40),) * 2,
         )
         with torch.no_grad():
-            Occlusion(both).attribute(setting.views, shapes, strides, baselines=0, perturbations_per_eval=16)
+            Occlusion(both).attribute(setting.views, shapes, strides, baselines=(0, 0), perturbations_per_eval=16)
         return Passes(both.forwards)
 
     explainer = ConditionalOcclusion(setting.model, window=WINDOW, stride=setting.stride, protocol="paper")

@@ -131,6 +131,7 @@ def page(found: dict[str, Any]) -> str:
     lines.append(f"| {' | '.join(COLUMNS + MORE_COLUMNS)} |")
     lines.append("|---|---|--:|---|--:|--:|--:|---|---|--:|--:|--:|")
     lines += [_line(each) for each in found["rows"]]
+    lines += ["", *(f"Not measured: {why}." for why in found["failed"])] if found["failed"] else []
     if found.get("slopes"):
         lines += ["", "## Growth", "", "Log-log slopes: 1 is proportional, 0 is flat.", ""]
         lines += ["| with | from | to | time | memory | memory at the end, MB |", "|---|--:|--:|--:|--:|--:|"]
