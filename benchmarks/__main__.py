@@ -18,6 +18,7 @@ from benchmarks import report
 from benchmarks.items import SIDE, Item, insertion_and_deletion, items, setting_for
 from benchmarks.measure import interleaved, matrix_product_peak, operations
 from benchmarks.peers import installed, peer_items
+from benchmarks.precision import precisions
 from benchmarks.scaling import ranks, slopes
 from twinsight.data import DemoPhotos, PairDataModule, SimCLRViews
 from twinsight.engine import CHUNK_SIZE
@@ -34,7 +35,7 @@ def main() -> None:
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     views = _views(device)
     peak = matrix_product_peak(device)
-    found: dict[str, Any] = {"facts": None, "rows": [], "failed": [], "slopes": [], "ranks": None}
+    found: dict[str, Any] = {"facts": None, "rows": [], "failed": [], "slopes": [], "ranks": None, "precisions": None}
 
     def measure(network: str, model: TwoViewModel, each: Item, flops: float) -> None:
         nonlocal peak
@@ -69,6 +70,10 @@ def main() -> None:
     found["slopes"] = slopes(narrow, device, arguments.quick)
     if device.type == "cpu":
         found["ranks"] = ranks(resnet50, 32 if arguments.quick else 64)
+    if device.type == "cuda":
+        found["precisions"] = precisions(narrow, device, 4 if arguments.quick else 32)
+    else:
+        print("no GPU: reduced precision, compilation with CUDA graphs and their aims are not measured")
     about = {"repeats": arguments.repeats, "quick": arguments.quick, "chunk_size": arguments.chunk_size}
     found["facts"] = {
         **report.facts(device, peak, about, installed()),

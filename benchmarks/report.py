@@ -140,6 +140,21 @@ def page(found: dict[str, Any]) -> str:
             f"| {each['memory_slope']:.2f} | {each['memory'][-1] / 2**20:.0f} |"
             for each in found["slopes"]
         ]
+    if found.get("precisions"):
+        lines += ["", "## Precision", "", "Largest change of each metric over the pairs, against fp32 uncompiled.", ""]
+        names = list(found["precisions"][0]["moved"])
+        lines += [
+            f"| precision | compiled | forwards/s | {' | '.join(names)} |",
+            f"|---|---|{'--:|' * (1 + len(names))}",
+        ]
+        lines += [
+            f"| {each['precision']} | {each['compile']} | {each['forwards_per_second']:.0f} | "
+            + " | ".join(f"{each['moved'][name]:.1e}" for name in names)
+            + " |"
+            for each in found["precisions"]
+        ]
+    elif about["device"] == "cpu":
+        lines += ["", "No GPU was at hand: reduced precision, compilation and their aims were not measured."]
     if found.get("ranks"):
         rank = found["ranks"]
         lines += [
