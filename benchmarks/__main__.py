@@ -37,14 +37,23 @@ def main() -> None:
     peak = matrix_product_peak(device)
     found: dict[str, Any] = {"facts": None, "rows": [], "failed": [], "slopes": [], "ranks": None, "precisions": None}
 
+    def write(finished: bool) -> None:
+        about = {"repeats": arguments.repeats, "quick": arguments.quick, "chunk_size": arguments.chunk_size}
+        found["facts"] = {
+            **report.facts(device, peak, about, installed()),
+            "command": " ".join(["python -m benchmarks", *sys.argv[1:]]),
+            "load": os.getloadavg()[2] if hasattr(os, "getloadavg") else None,
+            "finished": finished,
+        }
+        report.write(arguments.output, found)
+
     def measure(network: str, model: TwoViewModel, each: Item, flops: float) -> None:
         nonlocal peak
         peak = max(peak, matrix_product_peak(device))
         timings = interleaved(each.works, arguments.repeats, device)
         found["rows"].append(report.row(network, each, timings, flops, peak))
-        line = found["rows"][-1]
-        print(f"{network}: {each.name}: {line['seconds']:.2f} s, {line['against']} {line['other_seconds']:.2f} s, "
-              f"ratio {line['ratio']:.2f}", flush=True)  # fmt: skip
+        print(report.summary(found["rows"][-1]), flush=True)
+        write(finished=False)  # an hour of measurements should not be lost to what comes last
 
     narrow = resnet50().to(device)
     flops = operations(narrow, views[0])
@@ -74,13 +83,7 @@ def main() -> None:
         found["precisions"] = precisions(narrow, device, 4 if arguments.quick else 32)
     else:
         print("no GPU: reduced precision, compilation with CUDA graphs and their aims are not measured")
-    about = {"repeats": arguments.repeats, "quick": arguments.quick, "chunk_size": arguments.chunk_size}
-    found["facts"] = {
-        **report.facts(device, peak, about, installed()),
-        "command": " ".join(["python -m benchmarks", *sys.argv[1:]]),
-        "load": os.getloadavg()[2] if hasattr(os, "getloadavg") else None,
-    }
-    report.write(arguments.output, found)
+    write(finished=True)
     print(report.page(found))
 
 

@@ -51,6 +51,12 @@ def row(network: str, item: Item, timings: dict[str, Timing], flops: float, peak
     }
 
 
+def summary(line: Row) -> str:
+    """One line of a row, for the terminal."""
+    theirs = f"{line['against']} {line['other_seconds']:.2f} s"
+    return f"{line['network']}: {line['item']}: {line['seconds']:.2f} s, {theirs}, ratio {line['ratio']:.2f}"
+
+
 def paper_table(rows: list[Row], approximate: bool = False) -> Row:
     """Explanations of the paper's 16 rows and their metrics without max-sensitivity, put together from what was timed.
 
@@ -123,6 +129,8 @@ def page(found: dict[str, Any]) -> str:
     ]
     if about["load"] is not None:
         said.append(f"Load average of the machine meanwhile: {about['load']:.1f}.")
+    if not about["finished"]:
+        said.append(f"**Stopped before its end, after {len(found['rows'])} rows.**")
     if present:
         said.append(f"Peers: {', '.join(present)}.")
     if missing:

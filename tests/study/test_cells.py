@@ -61,6 +61,7 @@ CHANGES = {
     "no metrics": (GRADCAM, (*GRADCAM, "~metrics.average_drop", "~metrics.insertion_deletion")),
     "seed": (GRADCAM, (*GRADCAM, "seed=1")),
     "chunk size": (GRADCAM, (*GRADCAM, "engine.chunk_size=8")),
+    "incremental": (OCCLUSION, (*OCCLUSION, "engine.incremental=true")),
     "precision of the engine": (GRADCAM, (*GRADCAM, "engine.precision=bf16")),
     "windows in part": (
         ("explainer=conditional_occlusion",),
@@ -213,3 +214,20 @@ def test_only_explainers_can_be_explainers_of_a_cell(tiny):
 def test_only_functions_can_be_metrics_of_a_cell(tiny):
     with pytest.raises(UserError, match=r"`metrics` must be functions with `_partial_: true`, got <toy_cells\.NoM"):
         explain(tiny(metrics={"mine": {"_target_": "toy_cells.NoMetric"}}))
+
+
+def test_a_measured_chunk_size_is_frozen_into_the_cell_and_found_again(tiny, monkeypatch):
+    measured = iter((8, 64))
+    monkeypatch.setattr("twinsight.study.engine.measured_chunk_size", lambda *given: next(measured))
+    config = tiny(*GRADCAM, "engine.chunk_size=auto")
+    first = plan(config).cells[0]
+    assert config.engine.chunk_size == first.config["engine"]["chunk_size"] == first.identity["chunk_size"] == 8
+    again = tiny(*GRADCAM, "engine.chunk_size=auto", f"paths.output_root={config.paths.output_root}")
+    assert plan(again).cells[0].name == first.name
+    assert plan(tiny(*GRADCAM, "engine.chunk_size=auto")).cells[0].identity["chunk_size"] == 64
+
+
+@pytest.mark.parametrize("size", ["many", "1.5", "true"])
+def test_a_chunk_size_that_is_no_number_is_refused(tiny, size):
+    with pytest.raises(UserError, match=r"`engine\.chunk_size` must be a positive integer or auto"):
+        plan(tiny(*GRADCAM, f"engine.chunk_size={size}"))

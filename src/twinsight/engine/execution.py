@@ -80,12 +80,12 @@ class FastNetwork:
 
     def __init__(self, model: TwoViewModel, images: Tensor, execution: Execution, mixed: bool = False) -> None:
         # Fused kernels know no autocast, and compilers fuse for themselves.
-        fuse = not (mixed or execution.precision == "bf16" or execution.compile)
-        self.with_graph: TwoViewModel = folded(model, images, fuse) or model
+        fusable = not (mixed or execution.precision == "bf16")
+        self.with_graph: TwoViewModel = folded(model, images, fusable and not execution.compile) or model
         """For passes that gradients go back through."""
         self._compiled: Callable[..., Any] | None = None
-        if execution.compile and not (self._compile(model, images, execution) or fuse):
-            self.with_graph = folded(model, images, not mixed) or model
+        if execution.compile and not self._compile(model, images, execution):
+            self.with_graph = folded(model, images, fusable) or model
         own_way = type(model).features is not TwoViewModel.features or type(model).forward is not TwoViewModel.forward
         exact = execution.precision != "bf16" and not mixed and self._compiled is None
         self._cones = execution.incremental and exact and not own_way and self.with_graph is not model
