@@ -50,6 +50,7 @@ class PairBatch:
         regions: where each view shows what the other shows as well, in view pixels; None where nothing, or unknown.
         partner_view2: ``(B, C, H, W)`` second view of the next readable pair (index + 1 modulo N), for controls.
         partner_id: whose view that is.
+        labels: what kind of pair each is, where the source knows (:meth:`Photos.label`); may be left empty.
         skipped: pairs that would have been in this batch but cannot be read.
     """
 
@@ -62,6 +63,7 @@ class PairBatch:
     regions: list[SharedRegion | None]
     partner_view2: Tensor
     partner_id: list[str]
+    labels: list[str | None] = field(default_factory=list)
     skipped: list[SkippedPair] = field(default_factory=list)
 
     def __len__(self) -> int:
@@ -80,7 +82,7 @@ class PairBatch:
         }
         chosen |= {
             name: [getattr(self, name)[place] for place in places]
-            for name in ("pair_id", "index", "geometry", "regions", "partner_id")
+            for name in ("pair_id", "index", "geometry", "regions", "partner_id", *(["labels"] if self.labels else []))
         }
         return replace(self, **chosen)
 
@@ -136,6 +138,7 @@ class PairDataset(Dataset[PairBatch | SkippedPair]):
             regions=[self._region(index, photos, geometry)],
             partner_view2=partner_view2,
             partner_id=[self.photos.ids[partner]],
+            labels=[self.photos.label(index)],
         )
 
     def _region(
@@ -185,6 +188,7 @@ def collate(samples: list[PairBatch | SkippedPair]) -> PairBatch:
         regions=listed("regions"),
         partner_view2=joined("partner_view2"),
         partner_id=listed("partner_id"),
+        labels=listed("labels"),
         skipped=skipped,
     )
 

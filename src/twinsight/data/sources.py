@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from collections.abc import Callable, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Literal
@@ -33,7 +34,8 @@ class Photos:
     """An ordered collection of photos with stable names.
 
     Args:
-        ids: name of each photo, unique; part of every record, so never an absolute path.
+        ids: name of each photo, unique; part of every record, so never an absolute path. Any sequence will do: a
+            collection of millions need not hold them all.
         on_error: ``"skip"`` leaves undecodable photos out, named and counted; ``"raise"`` stops the run.
         limit: keep this many photos, evenly spaced, so that a sorted folder of classes keeps them all; None keeps all.
         labels: class index of each photo, where known.
@@ -45,7 +47,7 @@ class Photos:
 
     def __init__(
         self,
-        ids: list[str],
+        ids: Sequence[str],
         on_error: Literal["skip", "raise"] = "skip",
         limit: int | None = None,
         labels: list[int] | None = None,
@@ -55,9 +57,9 @@ class Photos:
             raise UserError(f"`data.on_error` must be 'skip' or 'raise', got {on_error!r}")
         if limit is not None and limit < 1:
             raise UserError(f"`data.limit` must be at least 1, or null for all, got {limit}")
-        count = len(ids) if limit is None else min(limit, len(ids))
-        self.indices = [place * len(ids) // count for place in range(count)]
-        self.ids = [ids[index] for index in self.indices]
+        whole = limit is None or limit >= len(ids)
+        self.indices: Sequence[int] = range(len(ids)) if whole else [n * len(ids) // limit for n in range(limit or 0)]
+        self.ids = ids if whole else [ids[index] for index in self.indices]
         self.labels = [labels[index] for index in self.indices] if labels is not None else None
         self.classes = classes
         self.on_error = on_error
@@ -79,13 +81,7 @@ class Photos:
         Raises:
             BrokenPhoto: it cannot be decoded.
         """
-        try:
-            with self.open(index) as photo:
-                return to_rgb(photo)
-        except MemoryError:
-            raise
-        except Exception as error:  # decoders answer damaged bytes with almost anything, struct.error included
-            raise BrokenPhoto(self.ids[index], _what_was_said(error)) from error
+        return decoded(lambda: self.open(index), self.ids[index])
 
     def load_pair(self, index: int) -> tuple[Image.Image, Image.Image]:
         """The photos that view 1 and view 2 are made of: here one photo, twice the same object.
@@ -101,6 +97,10 @@ class Photos:
 
         Not asked for where both views are of one photo, which is all shared.
         """
+        return None
+
+    def label(self, index: int) -> str | None:
+        """What kind of pair it is, ``"same"`` or ``"different"`` for one; tables are broken down by it. None: unknown."""
         return None
 
     def digest(self) -> str:
@@ -131,6 +131,41 @@ def to_rgb(photo: Image.Image) -> Image.Image:
         opaque = photo.convert("RGBA")
         photo = Image.alpha_composite(Image.new("RGBA", opaque.size, "white"), opaque)
     return photo.convert("RGB")
+
+
+def decoded(opened: Callable[[], Image.Image], photo_id: str, called: str = "") -> Image.Image:
+    """The photo that ``opened()`` gives, in RGB; ``called`` names it where a pair has two.
+
+    Raises:
+        BrokenPhoto: it cannot be decoded.
+    """
+    try:
+        with opened() as photo:
+            return to_rgb(photo)
+    except MemoryError:
+        raise
+    except Exception as error:  # decoders answer damaged bytes with almost anything, struct.error included
+        raise BrokenPhoto(
+            photo_id, f"{called}: {_what_was_said(error)}" if called else _what_was_said(error)
+        ) from error
+
+
+def file_fingerprint(path: Path) -> bytes:
+    """Bytes that change when a file's content changes: all of it, or of large files three places and the size.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as opened:
+        if size <= _WHOLE_BYTES:
+            return opened.read()
+        # Three places and the size tell larger files apart at a small part of the cost of reading them.
+        parts = [f"{size}\n".encode()]
+        for start in (0, size // 2, size - _PART_BYTES):
+            opened.seek(start)
+            parts.append(opened.read(_PART_BYTES))
+        return b"".join(parts)
 
 
 def _what_was_said(error: Exception) -> str:
@@ -181,17 +216,7 @@ class ImageFolder(Photos):
         return Image.open(self._paths[self.ids[index]])
 
     def fingerprint(self, index: int) -> bytes:
-        path = self._paths[self.ids[index]]
-        size = path.stat().st_size
-        with path.open("rb") as opened:
-            if size <= _WHOLE_BYTES:
-                return opened.read()
-            # Three places and the size tell larger files apart at a small part of the cost of reading them.
-            parts = [f"{size}\n".encode()]
-            for start in (0, size // 2, size - _PART_BYTES):
-                opened.seek(start)
-                parts.append(opened.read(_PART_BYTES))
-            return b"".join(parts)
+        return file_fingerprint(self._paths[self.ids[index]])
 
 
 def _printable(name: str) -> str:

@@ -89,10 +89,10 @@ class ResultTable:
         """Most pairs that a row explained."""
         return max(facts.pairs for facts in self.facts.values())
 
-    def means(self) -> Grid:
+    def means(self, title: str = "Two-image metrics") -> Grid:
         """Means with intervals, and what a pair cost."""
         costs = [name for name in _COST_HEADS if any(self._cost(row, name) is not None for row in self.rows)]
-        grid = self._grid("Two-image metrics", [_COST_HEADS[name] for name in costs])
+        grid = self._grid(title, [_COST_HEADS[name] for name in costs])
         for row in self.rows:
             line = [Entry(self.names[row.label], notes=[grid.note(text) for text in self._counted(row)])]
             for metric in self.metrics:

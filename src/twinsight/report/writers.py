@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 
 from twinsight.files import write_atomically
 from twinsight.report.grids import Grid
+from twinsight.report.labels import by_label
 from twinsight.report.published import beside_published
 from twinsight.report.results import Results
 from twinsight.report.tables import ResultTable, agreement_grid, agreement_rows, comparison_rows
@@ -19,7 +20,8 @@ from twinsight.report.tables import ResultTable, agreement_grid, agreement_rows,
 def write_tables(results: Results, folder: Path, model: str | None = None) -> ResultTable:
     """Write all tables of a set into ``folder``.
 
-    ``results`` as Markdown, LaTeX, CSV and Parquet; ``comparisons`` and ``rank_agreement`` of two explainers or more;
+    ``results`` as Markdown, LaTeX, CSV and Parquet; ``by_label``, the same for the pairs of each label, where pairs have
+    labels; ``comparisons`` and ``rank_agreement`` of two explainers or more;
     ``published`` where ``model`` and a row are those of the published tables. A file whose table there is not, is
     removed, so that none is left of an earlier set.
 
@@ -36,6 +38,10 @@ def write_tables(results: Results, folder: Path, model: str | None = None) -> Re
     _text(folder / "results.md", "\n".join(grid.markdown() for grid in grids))
     _text(folder / "results.tex", "% needs \\usepackage{booktabs}\n" + "\n".join(grid.latex() for grid in grids))
     _rows(folder / "results", table.long())
+    labelled = {label: ResultTable.of(found) for label, found in by_label(results).items()}
+    kinds = [one.means(f"Pairs labelled {label}").markdown() for label, one in labelled.items()]
+    _text(folder / "by_label.md", "\n".join(kinds) or None)
+    _rows(folder / "by_label", [{"label": label, **line} for label, one in labelled.items() for line in one.long()])
     _rows(folder / "comparisons", comparison_rows(results))
     agreement = results.agreement if len(results.explainers) > 1 else []
     _rows(folder / "rank_agreement", agreement_rows(agreement), parquet=False)

@@ -176,9 +176,11 @@ class Evaluation(pl.LightningModule):
 def _pair_columns(batch: PairBatch, place: int) -> dict[str, Any]:
     first, second = batch.geometry[place]
     box1, box2, _ = batch.regions[place] or (None, None, False)
+    label = batch.labels[place] if batch.labels else None
     return {
         "index": batch.index[place],
         "pair_id": batch.pair_id[place],
+        **({"label": label} if label is not None else {}),
         "partner_id": batch.partner_id[place],
         "seed": int(batch.seeds[place]),
         "photo_size": list(first.photo_size),

@@ -76,7 +76,8 @@ def summarize(rows: list[Row], intervals: bool = False) -> dict[str, Any]:
         ``pairs`` and ``skipped`` (id: reason); ``metrics``: for each numeric column its mean, its standard deviation
         over pairs (null for fewer than two), and the number of ``pairs`` that have it (not those where it is NaN, for
         want of a second map, or infinite, relative to a similarity of zero); ``flags``: how many pairs had a degenerate
-        map or a similarity not above zero.
+        map or a similarity not above zero; ``labels``: ``pairs`` and ``metrics`` of those of each label, where there
+        are labels.
 
     >>> summary = summarize([{"pair_id": "a", "skipped": None, "score": 0.5}, {"pair_id": "b", "skipped": "broken"}])
     >>> summary["metrics"]["score"], summary["skipped"]
@@ -97,12 +98,18 @@ def summarize(rows: list[Row], intervals: bool = False) -> dict[str, Any]:
     for name in _FLAGS:
         if explained and name in explained[0]:
             flags[name] = sum(bool(row[name]) for row in explained)
-    return {
+    summary = {
         "pairs": len(explained),
         "skipped": {row["pair_id"]: row["skipped"] for row in rows if row["skipped"] is not None},
         "metrics": metrics,
         "flags": flags,
     }
+    labels = report.labels_of(rows)
+    if labels:
+        parts = {label: [{**row, "label": None} for row in rows if row.get("label") == label] for label in labels}
+        wholes = {label: summarize(part, intervals) for label, part in parts.items()}
+        summary["labels"] = {label: {key: each[key] for key in ("pairs", "metrics")} for label, each in wholes.items()}
+    return summary
 
 
 def present(
@@ -126,9 +133,10 @@ def present(
     head = ["explainer", "pairs", "s", *(f"{name.upper()}{_arrow(name)}" for name in columns)]
     lines = [head]
     for cell, summary in zip(cells, summaries, strict=True):
-        shown = [summary["metrics"].get(name, {}).get("mean") for name in ("score", *columns)]
-        numbers = ["-" if value is None else f"{value:.3f}" for value in shown]
-        lines.append([cell.label, str(summary["pairs"]), *numbers])
+        for label, part in {cell.label: summary, **_labelled(summary)}.items():
+            shown = [part["metrics"].get(name, {}).get("mean") for name in ("score", *columns)]
+            numbers = ["-" if value is None else f"{value:.3f}" for value in shown]
+            lines.append([label, str(part["pairs"]), *numbers])
     if sum(max(map(len, column)) + 2 for column in zip(*lines, strict=True)) > console.width:
         lines = [list(column) for column in zip(*lines, strict=True)]  # a narrow terminal: a line per metric
     console.print(_table(lines))
@@ -155,6 +163,10 @@ def present(
     for what, place in (("side by side", together), ("tables", tables)):
         if place is not None:
             console.print(f"  {what:<{width}} {place}", highlight=False, soft_wrap=True, markup=False)
+
+
+def _labelled(summary: Row) -> dict[str, Row]:
+    return {f"  {label}": part for label, part in summary.get("labels", {}).items()}
 
 
 def _table(lines: list[list[str]]) -> Table:
