@@ -176,7 +176,7 @@ def test_torchvision_data_sets_go_by_name(tmp_path):
     first, second = photos.load_pair(0)
     assert first is second
     with pytest.raises(
-        UserError, match="unknown torchvision data set `data.name` 'FakeDatas': did you mean 'FakeData'"
+        UserError, match=r"unknown torchvision data set `data.name` 'FakeDatas': did you mean 'FakeData'"
     ):
         TorchvisionPhotos("FakeDatas")
     with pytest.raises(UserError, match=r"`data.name=CIFAR100`: Dataset not found"):

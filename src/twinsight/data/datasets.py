@@ -138,9 +138,10 @@ class TorchvisionPhotos(_Items):
         self.two = len(first) > 2 and isinstance(first[1], Image.Image)
         ids = [f"{index:06d}" for index in range(len(self._items))]
         targets = getattr(self._items, "targets", None)
-        known = not self.two and targets is not None and getattr(self._items, "classes", None)
-        classes = [str(each) for each in self._items.classes] if known else None
-        super().__init__(ids, on_error, limit, [int(target) for target in targets] if known else None, classes)
+        known = not self.two and targets is not None and hasattr(self._items, "classes")
+        labels = [int(target) for target in targets or ()] if known else None
+        classes = [str(name) for name in self._items.classes] if known else None
+        super().__init__(ids, on_error, limit, labels, classes)
 
     def opened(self, index: int, view: int) -> Image.Image:
         item = self._items[self.indices[index]]

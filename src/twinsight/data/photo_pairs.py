@@ -58,9 +58,9 @@ class ImagePairs(PhotoPairs):
         on_error: ``"skip"`` leaves out pairs of which a photo cannot be read; ``"raise"`` stops the run.
         limit: keep this many pairs, evenly spaced; None keeps all.
 
-    ``pair_id`` is the name of a pair in records and pictures, and what its random numbers are drawn from; without that
-    column it is the row, counted from 0. ``label`` is any text or number, ``same`` or ``different`` for one: results are
-    broken down by it.
+    ``pair_id`` is the name of a pair in records and pictures, and what its random numbers are drawn from; without
+    that column it is the row, counted from 0. ``label`` is any text or number, ``same`` for one: results
+    are broken down by it.
 
     Raises:
         UserError: no such file, or not a table; columns that are missing; an empty cell of an image; a ``pair_id``

@@ -57,9 +57,12 @@ class Photos:
             raise UserError(f"`data.on_error` must be 'skip' or 'raise', got {on_error!r}")
         if limit is not None and limit < 1:
             raise UserError(f"`data.limit` must be at least 1, or null for all, got {limit}")
-        whole = limit is None or limit >= len(ids)
-        self.indices: Sequence[int] = range(len(ids)) if whole else [n * len(ids) // limit for n in range(limit or 0)]
-        self.ids = ids if whole else [ids[index] for index in self.indices]
+        if limit is None or limit >= len(ids):
+            self.indices: Sequence[int] = range(len(ids))
+            self.ids = ids
+        else:
+            self.indices = [place * len(ids) // limit for place in range(limit)]
+            self.ids = [ids[index] for index in self.indices]
         self.labels = [labels[index] for index in self.indices] if labels is not None else None
         self.classes = classes
         self.on_error = on_error
@@ -100,7 +103,7 @@ class Photos:
         return None
 
     def label(self, index: int) -> str | None:
-        """What kind of pair it is, ``"same"`` or ``"different"`` for one; tables are broken down by it. None: unknown."""
+        """What kind of pair it is, ``"same"`` for one, which tables are broken down by; None where it is unknown."""
         return None
 
     def digest(self) -> str:

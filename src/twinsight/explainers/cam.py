@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from twinsight.engine import min_max
-from twinsight.errors import UserError, unknown
+from twinsight.errors import unknown
 from twinsight.explainers.base import Cost, Explainer, Pair
 from twinsight.explainers.layers import check_layer, tapped
 from twinsight.models import TwoViewModel
@@ -45,7 +45,11 @@ class _ActivationExplainer(Explainer):
                 a2, z2 = _cut(pair, layer, 2)
             score = self.model.similarity(z1, z2).sum()
             gradients = torch.autograd.grad(score, (a1, a2))
-        return (a1.detach()[0], a2.detach()[0]), (gradients[0][0], gradients[1][0])
+        on_image = self.model.on_image
+        return (on_image(a1.detach()[0]), on_image(a2.detach()[0])), (
+            on_image(gradients[0][0]),
+            on_image(gradients[1][0]),
+        )
 
 
 class GradCAM(_ActivationExplainer):
@@ -208,11 +212,9 @@ def _cut(pair: Pair, layer: str, view: int) -> tuple[Tensor, Tensor]:
     leaves: list[Tensor] = []
 
     def take(output: Tensor) -> Tensor:
-        if output.ndim != 4:
-            raise UserError(f"`layer={layer}` must give feature maps (B, D, h, w), got {tuple(output.shape)}")
-        leaves.append(output.detach().requires_grad_())
+        leaves.append(pair.bank.model.as_map(output.detach(), f"`layer={layer}`").requires_grad_())
         # A copy goes on: a following in-place ReLU must not overwrite the activation that is explained.
-        return leaves[-1].clone()
+        return pair.bank.model.as_output(leaves[-1].clone(), like=output)
 
     with tapped(pair.bank.model, layer, take):
         embedding = pair.bank.encode(pair.view(view).unsqueeze(0), view)

@@ -64,7 +64,8 @@ class LaFAM(Explainer):
         super().__init__(model, protocol)
 
     def explain(self, pair: Pair) -> Maps:
-        return Maps(pair.features(1).mean(dim=0), pair.features(2).mean(dim=0))
+        map1, map2 = (self.model.on_image(pair.features(view)).mean(dim=0) for view in (1, 2))
+        return Maps(map1, map2)
 
     def cost(self, image_size: tuple[int, int]) -> Cost:
         return Cost(2)

@@ -1,7 +1,9 @@
 """What is explained: the two-view model, architectures, trained weights."""
 
 from twinsight.models.folding import FoldedConvolution, folded, state_of
+from twinsight.models.hooked import HookedModel
 from twinsight.models.modes import evaluating
+from twinsight.models.networks import from_module, huggingface_model, timm_model, torchvision_model
 from twinsight.models.published import build_model, published_models
 from twinsight.models.registry import (
     available_models,
@@ -15,22 +17,30 @@ from twinsight.models.registry import (
 from twinsight.models.simclrv2 import SimCLRv2ResNet, simclrv2_head
 from twinsight.models.simsiam import SimSiam
 from twinsight.models.small_resnet import SmallResNet, projection_head
+from twinsight.models.ssl_checkpoints import LoadReport, build_head, checkpoint_model, fill_network
 from twinsight.models.torchvision_resnet import torchvision_resnet
 from twinsight.models.two_view import AveragePool, MaxPool, TwoViewModel, full_precision
 
 __all__ = [
     "AveragePool",
     "FoldedConvolution",
+    "HookedModel",
+    "LoadReport",
     "MaxPool",
     "SimCLRv2ResNet",
     "SimSiam",
     "SmallResNet",
     "TwoViewModel",
     "available_models",
+    "build_head",
     "build_model",
+    "checkpoint_model",
     "evaluating",
+    "fill_network",
     "folded",
+    "from_module",
     "full_precision",
+    "huggingface_model",
     "load_model",
     "projection_head",
     "published_models",
@@ -40,6 +50,8 @@ __all__ = [
     "simclrv2_head",
     "small_two_view",
     "state_of",
+    "timm_model",
+    "torchvision_model",
     "torchvision_resnet",
     "weights_digest",
 ]

@@ -9,15 +9,14 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import get_model_weights
 
-from twinsight.errors import UserError, unknown
+from twinsight.errors import UserError
 from twinsight.models.checkpoints import Shapes, backbone_layouts, fitting_layout, read_tensors, sha256, shapes
 from twinsight.models.published import models_that_fit
 from twinsight.models.resnet import RESNETS, resnet_trunk
 from twinsight.models.small_resnet import projection_head
-from twinsight.models.two_view import CIFAR10_NORMALIZATION, IMAGENET_NORMALIZATION, Normalization, TwoViewModel
+from twinsight.models.two_view import Normalization, TwoViewModel, named_normalization
 from twinsight.similarity import Similarity
 
-_NORMALIZATIONS = {"cifar10": CIFAR10_NORMALIZATION, "imagenet": IMAGENET_NORMALIZATION}
 _CLASSIFIER = ("fc.",)
 
 logger = logging.getLogger(__name__)
@@ -57,15 +56,13 @@ def torchvision_resnet(
     >>> model.features(torch.rand(2, 3, 32, 32)).shape, model(torch.rand(2, 3, 32, 32)).shape
     (torch.Size([2, 512, 4, 4]), torch.Size([2, 64]))
     """
-    if isinstance(normalization, str) and normalization not in _NORMALIZATIONS:
-        raise unknown("`normalization`", normalization, _NORMALIZATIONS)
     trunk = resnet_trunk(name, small_stem)
     digest = None if checkpoint is None else _fill(trunk, name, small_stem, checkpoint)
     width = [module for module in trunk.modules() if isinstance(module, nn.BatchNorm2d)][-1].num_features
     model = TwoViewModel(
         trunk=trunk,
         head=None if embedding is None else projection_head(width, width if hidden is None else hidden, embedding),
-        normalization=_NORMALIZATIONS[normalization] if isinstance(normalization, str) else normalization,
+        normalization=named_normalization(normalization),
         similarity=similarity,
         input_size=input_size,
     )

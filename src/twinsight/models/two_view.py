@@ -2,19 +2,23 @@
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from twinsight.errors import UserError
+from twinsight.errors import UserError, unknown
 from twinsight.models.modes import evaluating
 from twinsight.similarity import Similarity, get_similarity
+
+if TYPE_CHECKING:
+    from twinsight.models.hooked import HookedModel
 
 Normalization = tuple[tuple[float, ...], tuple[float, ...]]
 
 CIFAR10_NORMALIZATION = ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
 IMAGENET_NORMALIZATION = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+NORMALIZATIONS = {"cifar10": CIFAR10_NORMALIZATION, "imagenet": IMAGENET_NORMALIZATION}
 
 
 class _CheckedWhenBuilt(type):
@@ -62,6 +66,10 @@ class TwoViewModel(nn.Module, metaclass=_CheckedWhenBuilt):
     """Digest of the file the weights came from."""
     figures: Mapping[str, Any] = MappingProxyType({})
     """How the weights were trained, and their k-NN accuracy."""
+    load_report: Any = None
+    """Which tensors of a checkpoint were used and which were left, where that was found out."""
+    prefix_rows = 0
+    """Rows on top of a feature map that lie nowhere on the image: class tokens and registers of transformers."""
 
     def __init__(
         self,
@@ -76,10 +84,8 @@ class TwoViewModel(nn.Module, metaclass=_CheckedWhenBuilt):
         self.trunk = trunk
         self.pool = _pooling(pool)
         self.head = nn.Identity() if head is None else head
-        self.normalization = _checked_normalization(normalization)
-        if input_size < 1:
-            raise UserError(f"`input_size` must be positive, got {input_size}")
-        self.input_size = input_size
+        self.normalization = checked_normalization(normalization)
+        self.input_size = checked_input_size(input_size)
         self._score = get_similarity(similarity)
 
     def features(self, x: Tensor, view: int = 1) -> Tensor:
@@ -105,6 +111,49 @@ class TwoViewModel(nn.Module, metaclass=_CheckedWhenBuilt):
         mean, std = (x.new_tensor(part).view(-1, 1, 1) for part in self.normalization)
         return (x * std + mean).clamp(0, 1)
 
+    @classmethod
+    def from_module(
+        cls,
+        network: nn.Module,
+        feature_layer: str | None = None,
+        head: str | nn.Module | None = None,
+        **options: Any,
+    ) -> "HookedModel":
+        """Any network as a two-view model, by hooks: :class:`twinsight.models.HookedModel` has the options.
+
+        >>> network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(inplace=True), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        >>> model = TwoViewModel.from_module(network, input_size=8)
+        >>> model.feature_layer, model.features(torch.rand(1, 3, 8, 8)).shape, model(torch.rand(1, 3, 8, 8)).shape
+        ('1', torch.Size([1, 4, 6, 6]), torch.Size([1, 4]))
+        """
+        from twinsight.models.hooked import HookedModel  # which builds on this class
+
+        return HookedModel(network, feature_layer, head, **options)
+
+    def on_image(self, features: Tensor) -> Tensor:
+        """``(..., h, w)`` feature maps, or what was computed from them, without ``prefix_rows``."""
+        return features
+
+    def as_map(self, output: Tensor, where: str) -> Tensor:
+        """The output of any layer as a feature map ``(B, D, h, w)``, ``prefix_rows`` included.
+
+        Raises:
+            UserError: it is none; ``where`` is what the message calls it.
+        """
+        if output.ndim == 4:
+            return output
+        raise UserError(f"{where} must give feature maps (B, D, h, w), got {tuple(output.shape)}")
+
+    def as_output(self, features: Tensor, like: Tensor) -> Tensor:
+        """What :meth:`as_map` made, back in the layout of the output ``like``."""
+        return features
+
+    def probe(self) -> Tensor:
+        """An image ``(1, 3, side, side)`` to ask the network with, on its device and of its type."""
+        parameter = next(self.parameters(), torch.empty(0))
+        side = self.input_size
+        return torch.rand((1, 3, side, side), generator=torch.Generator().manual_seed(0)).to(parameter)
+
     @property
     def mean_pooled(self) -> bool:
         """True where the gradient of the score is constant over space, because features are averaged first."""
@@ -112,9 +161,7 @@ class TwoViewModel(nn.Module, metaclass=_CheckedWhenBuilt):
 
     def check(self) -> None:
         """Encode one image and hold the answer against the contract; called once when the model is built."""
-        parameter = next(self.parameters(), torch.empty(0))
-        side = self.input_size
-        image = torch.rand((1, 3, side, side), generator=torch.Generator().manual_seed(0)).to(parameter)
+        image = self.probe()
         with evaluating(self), torch.inference_mode():
             for view in (1, 2):
                 features = _answer("trunk", self.features, image, view)
@@ -123,11 +170,13 @@ class TwoViewModel(nn.Module, metaclass=_CheckedWhenBuilt):
                 embedding = _answer("head", self.embed, features, view)
                 if embedding.ndim != 2 or len(embedding) != 1:
                     raise UserError(f"`head` must return embeddings (B, d), got {tuple(embedding.shape)} for B = 1")
-                whole = self(image, view)
-                if not torch.allclose(whole, embedding, rtol=1e-4, atol=1e-5, equal_nan=True):
-                    raise UserError(f"forward(x, view={view}) differs from embed(features(x)): make them the same path")
+                if not agree(self(image, view), embedding):
+                    raise UserError(self._complaint(view))
                 if self.symmetric:
                     break
+
+    def _complaint(self, view: int) -> str:
+        return f"forward(x, view={view}) differs from embed(features(x)): make them the same path"
 
 
 def full_precision(values: Tensor) -> Tensor:
@@ -137,6 +186,14 @@ def full_precision(values: Tensor) -> Tensor:
     (torch.float32, torch.float64)
     """
     return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
+
+
+def agree(found: Tensor, expected: Tensor) -> bool:
+    """Whether two embeddings are the same but for rounding in their type."""
+    if found.shape != expected.shape:
+        return False
+    close = (1e-2, 1e-2) if found.dtype in (torch.float16, torch.bfloat16) else (1e-4, 1e-5)
+    return torch.allclose(found, expected, *close, equal_nan=True)
 
 
 class AveragePool(nn.Module):
@@ -173,7 +230,28 @@ def _pooling(pool: str | nn.Module) -> nn.Module:
     return kinds[pool]()
 
 
-def _checked_normalization(normalization: Normalization | None) -> Normalization | None:
+def checked_input_size(input_size: int) -> int:
+    """A side in pixels, refused where it is none."""
+    if input_size < 1:
+        raise UserError(f"`input_size` must be positive, got {input_size}")
+    return input_size
+
+
+def named_normalization(normalization: Normalization | str | None) -> Normalization | None:
+    """Mean and std by name, ``"imagenet"`` or ``"cifar10"``; numbers and None stay what they are.
+
+    >>> named_normalization("cifar10")[0]
+    (0.4914, 0.4822, 0.4465)
+    """
+    if not isinstance(normalization, str):
+        return normalization
+    if normalization not in NORMALIZATIONS:
+        raise unknown("`normalization`", normalization, NORMALIZATIONS)
+    return NORMALIZATIONS[normalization]
+
+
+def checked_normalization(normalization: Normalization | None) -> Normalization | None:
+    """Mean and std as tuples of floats, refused where they are none."""
     if normalization is None:
         return None
     mean, std = (tuple(float(value) for value in part) for part in normalization)

@@ -15,7 +15,7 @@ def labels_of(records: Sequence[Record]) -> list[str]:
     >>> labels_of([{"skipped": None, "label": "same"}, {"skipped": None, "label": None}, {"skipped": "broken"}])
     ['same']
     """
-    found = {record.get("label") for record in records if record.get("skipped") is None} - {None}
+    found = {str(each["label"]) for each in records if each.get("skipped") is None and each.get("label") is not None}
     return sorted(found) if len(found) <= MOST_LABELS else []
 
 

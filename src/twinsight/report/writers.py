@@ -20,8 +20,8 @@ from twinsight.report.tables import ResultTable, agreement_grid, agreement_rows,
 def write_tables(results: Results, folder: Path, model: str | None = None) -> ResultTable:
     """Write all tables of a set into ``folder``.
 
-    ``results`` as Markdown, LaTeX, CSV and Parquet; ``by_label``, the same for the pairs of each label, where pairs have
-    labels; ``comparisons`` and ``rank_agreement`` of two explainers or more;
+    ``results`` as Markdown, LaTeX, CSV and Parquet; ``by_label``, the same for the pairs of each label, where pairs
+    have labels; ``comparisons`` and ``rank_agreement`` of two explainers or more;
     ``published`` where ``model`` and a row are those of the published tables. A file whose table there is not, is
     removed, so that none is left of an earlier set.
 
