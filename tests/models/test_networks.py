@@ -39,7 +39,7 @@ def test_logits_are_the_embedding_where_they_are_asked_for():
 
 
 def test_a_transformer_of_torchvision_is_built_for_the_size_of_the_views():
-    model = torchvision_model("vit_b_32", input_size=64, options={"num_layers": 2} if False else None)
+    model = torchvision_model("vit_b_32", input_size=64)
     assert model.prefix_rows == 1
     assert model.features(torch.rand(1, 3, 64, 64)).shape == (1, 768, 3, 2)
 
@@ -66,7 +66,7 @@ def test_a_network_of_timm_brings_its_normalisation_and_its_tokens():
     pytest.importorskip("timm")
     model = built(
         "model=timm",
-        "model.name=vit_tiny_patch16_clip_224" if False else "model.name=vit_tiny_patch16_224",
+        "model.name=vit_tiny_patch16_224",
         "+model.options.depth=2",
         "model.input_size=64",
     )

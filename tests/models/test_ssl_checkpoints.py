@@ -1,6 +1,7 @@
 """Checkpoints of self-supervised training as their libraries write them: trunk and head are found and reported."""
 
 from collections import OrderedDict
+from itertools import pairwise
 
 import pytest
 import torch
@@ -24,7 +25,7 @@ def norm(width, **options):
 def mlp(*widths, last_norm=False):
     """Linear layers with norm and ReLU between them, and after the last a norm where asked for."""
     layers = []
-    for first, second in zip(widths, widths[1:], strict=False):
+    for first, second in pairwise(widths):
         layers += [nn.Linear(first, second), norm(second), nn.ReLU()]
     return nn.Sequential(*(layers[:-1] if last_norm else layers[:-2]))
 
@@ -181,9 +182,7 @@ def test_a_file_without_such_a_network_is_refused_with_what_it_holds(tmp_path):
     with pytest.raises(UserError, match=r"holds no ResNet of torchvision: 1 tensors, in `state_dict\.encoder` \(1\)"):
         checkpoint_model(tmp_path / "other.ckpt")
     torch.save(resnet18().state_dict(), tmp_path / "r18.pth")
-    with pytest.raises(
-        UserError, match=r"does not fit resnet34: .* tensors do not fit, first `layer1\.2\.conv1\.weight`"
-    ):
+    with pytest.raises(UserError, match=r"does not fit resnet34: .* first `layer1\.2\.conv1\.weight`"):
         checkpoint_model(tmp_path / "r18.pth", architecture="resnet34")
     with pytest.raises(UserError, match="unknown `architecture` 'resnet19': did you mean"):
         checkpoint_model(tmp_path / "r18.pth", architecture="resnet19")
@@ -197,5 +196,5 @@ def test_files_fill_networks_of_torchvision_whatever_stands_before_their_keys(tm
     x = torch.rand(1, 3, SIDE, SIDE)
     with torch.no_grad():
         torch.testing.assert_close(model(x), trained(x))
-    with pytest.raises(UserError, match=r"does not fit resnet34: 96 of 216 tensors do not fit"):
+    with pytest.raises(UserError, match=r"does not fit resnet34: 80 of 216 tensors do not fit"):
         torchvision_model("resnet34", weights=tmp_path / "r18.pth", input_size=SIDE)

@@ -162,8 +162,8 @@ def huggingface_model(
 ) -> HookedModel:
     """A vision network of Hugging Face's ``transformers``, from a folder that ``save_pretrained`` wrote.
 
-    Needs ``transformers``. Nothing is downloaded, and no code of the folder is run. The embedding is what the network calls image embeddings
-    (CLIP, SigLIP), else its pooled output, else the class token.
+    Needs ``transformers``. Nothing is downloaded, and no code of the folder is run. The embedding is what the network
+    calls image embeddings (CLIP, SigLIP), else its pooled output, else the class token.
 
     Args:
         path: the folder: ``config.json``, weights, and ``preprocessor_config.json`` where there is one.

@@ -27,17 +27,8 @@ LIBRARIES = {
 }
 """What the keys of a file hold, and whose it then is, for reports; the first that fits."""
 _HEADS = (
-    *(
-        "projection_head.layers.",
-        "projection_head.",
-        "projector.",
-        "neck.",
-        "heads.",
-        "head.mlp.",
-        "head.",
-        "fc.",
-        "mlp.",
-    ),
+    *("projection_head.layers.", "projection_head.", "projector.", "neck.", "heads.", "head.mlp.", "head.layers."),
+    *("head.", "mlp."),
 )
 _SIDES = ("momentum_", "teacher_", "student_", "online_", "target_")
 _COPIES = ("momentum", "encoder_k", "target", "ema", "student")
@@ -96,8 +87,9 @@ def checkpoint_model(
 ) -> TwoViewModel:
     """The network in a checkpoint of self-supervised training, whatever library wrote it.
 
-    Those of lightly, solo-learn, VISSL, MMSelfSup, MoCo and DINO, and files with torchvision's names, are known. Where the trunk's keys begin, and which of torchvision's ResNets it is, follows from names and shapes; the head is
-    put together from the linear layers and norms that follow it. Of a network and a copy that follows it (momentum
+    Those of lightly, solo-learn, VISSL, MMSelfSup, MoCo and DINO, and files with torchvision's names, are known. Where
+    the trunk's keys begin, and which of torchvision's ResNets it is, follows from names and shapes; the head is put
+    together from the linear layers and norms that follow it. Of a network and a copy that follows it (momentum
     encoders), the network is taken; of a student and its teacher, the teacher.
 
     Args:
@@ -214,6 +206,7 @@ def _trunk(
 ) -> tuple[str, str, Mapping[str, str]]:
     """Name of the trunk, what stands before its keys, and its keys as the file has them where they differ."""
     names = [*RESNETS, *(f"{name} with a small stem" for name in RESNETS)] if architecture is None else [architecture]
+    names.sort(key=lambda name: -len(_trunk_shapes(name)))  # a deep network has all tensors of a shallow one
     for name in names:
         for renamed in _spellings(name):
             wanted = {renamed[key]: shape for key, shape in _trunk_shapes(name).items()}
@@ -325,9 +318,8 @@ def _left(found: Shapes, used: set[str]) -> dict[str, int]:
 
 def _overview(found: Shapes) -> str:
     begin = Counter(".".join(key.split(".")[:2]) for key in found).most_common(6)
-    return (
-        f"{len(found)} tensors, in " + ", ".join(f"`{name}` ({count})" for name, count in begin) if begin else "nothing"
-    )
+    places = ", ".join(f"`{name}` ({count})" for name, count in begin)
+    return f"{len(found)} tensors, in {places}" if begin else "no tensors"
 
 
 def _why_not(found: Shapes, wanted: Shapes) -> str:
