@@ -1,5 +1,6 @@
 """Explainers: one file per family, one class per method."""
 
+from twinsight.explainers.attention import AttentionRollout, GradientAttention
 from twinsight.explainers.base import EXPLAINERS, Cost, Explainer, Maps, Pair, PairExplanation
 from twinsight.explainers.cam import GradCAM, InteractionCAM
 from twinsight.explainers.controls import Inverted, LaFAM, MatchedRandom, PartnerSwapped, RandomMap
@@ -9,10 +10,12 @@ from twinsight.explainers.gradient import AveragedTransforms, InputXGradient, Sm
 from twinsight.explainers.images import ImageExplainer, PairImages
 from twinsight.explainers.invariance import PixelInvariance
 from twinsight.explainers.occlusion import ConditionalOcclusion, ContextAgnosticOcclusion, PairwiseOcclusion
+from twinsight.explainers.tokens import TokenOcclusion
 from twinsight.explainers.visualization import FeatureVisualization
 
 __all__ = [
     "EXPLAINERS",
+    "AttentionRollout",
     "AveragedTransforms",
     "ConditionalOcclusion",
     "ContextAgnosticOcclusion",
@@ -20,6 +23,7 @@ __all__ = [
     "Explainer",
     "FeatureVisualization",
     "GradCAM",
+    "GradientAttention",
     "ImageExplainer",
     "InputXGradient",
     "InteractionCAM",
@@ -37,4 +41,5 @@ __all__ = [
     "PixelInvariance",
     "RandomMap",
     "SmoothGrad",
+    "TokenOcclusion",
 ]

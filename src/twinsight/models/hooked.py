@@ -6,10 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from twinsight.errors import UserError, unknown
+from twinsight.errors import NotApplicable, UserError, unknown
 from twinsight.models.layouts import MapLayout, layout_of
 from twinsight.models.modes import evaluating
-from twinsight.models.passes import Trace, decisive, read, resumed, traced
+from twinsight.models.passes import Trace, decisive, entered, given_to, read, resumed, traced
 from twinsight.models.two_view import (
     AveragePool,
     Normalization,
@@ -126,6 +126,30 @@ class HookedModel(TwoViewModel):
             return self.embed(self.features(x, view), view)
         return self._whole(self._arguments(x), view)
 
+    def first_block(self) -> str:
+        """Path of the first of a transformer's blocks, which tokens enter with their positions.
+
+        Raises:
+            NotApplicable: there are no blocks in a row that take tokens, all of one shape.
+        """
+        if self.layout.kind == "tokens" and self.symmetric and not self._pooled:
+            for name, module in self.network.named_modules():
+                answers = [
+                    self._trace.outputs.get(f"{name}.{child}".lstrip(".")) for child, _ in module.named_children()
+                ]
+                if isinstance(module, nn.Sequential | nn.ModuleList) and len(answers) > 1 and _alike(answers):
+                    return f"{name}.0"
+        raise NotApplicable("this needs a vision transformer, with blocks that take all tokens, read by from_module")
+
+    def tokens(self, x: Tensor) -> Tensor:
+        """``(B, N, D)`` tokens of images, as they enter the first block: the image's after those without a place."""
+        return given_to(self.network, self._arguments(x), self.first_block())
+
+    def embed_tokens(self, tokens: Tensor) -> Tensor:
+        """``(B, d)`` embeddings of tokens ``(B, M, D)`` that enter the first block, of all or fewer than there are."""
+        blank = self._arguments(tokens.new_zeros(len(tokens), 3, self.input_size, self.input_size))
+        return self._embedding(entered(self.network, blank, self._trace, self.first_block(), tokens, self._head), 1)
+
     def on_image(self, features: Tensor) -> Tensor:
         return features[..., self.prefix_rows :, :]
 
@@ -235,6 +259,11 @@ class HookedModel(TwoViewModel):
             f"the embedding does not depend on `feature_layer={self.feature_layer}` alone, but on what was computed "
             "before it as well (a skip connection, a class token): name a later layer, or a whole block, or none at all"
         )
+
+
+def _alike(answers: list[Tensor | None]) -> bool:
+    shapes = {None if each is None else tuple(each.shape) for each in answers}
+    return len(shapes) == 1 and None not in shapes and len(next(iter(shapes)) or ()) == 3
 
 
 def _part(answer: Any, output: str | int) -> Any:

@@ -75,6 +75,7 @@ def torchvision_model(
     Raises:
         UserError: unknown name, weights that are not there or do not fit, or as :class:`HookedModel`.
 
+    >>> import torch
     >>> model = torchvision_model("resnet18", input_size=64)
     >>> model.feature_layer, model(torch.rand(1, 3, 64, 64)).shape
     ('layer4', torch.Size([1, 512]))
@@ -126,6 +127,7 @@ def timm_model(
     Raises:
         UserError: timm is missing, unknown name, weights that are not there or do not fit, or as :class:`HookedModel`.
 
+    >>> import torch
     >>> model = timm_model("vit_tiny_patch16_224", options={"depth": 2}, input_size=64)
     >>> model.feature_layer, model.prefix_rows, model(torch.rand(1, 3, 64, 64)).shape
     ('blocks.0', 1, torch.Size([1, 192]))

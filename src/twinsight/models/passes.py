@@ -122,21 +122,44 @@ def resumed(
         trace: of the network.
         until: a module whose answer in that run is wanted instead of the network's; the pass ends there.
     """
-    count = len(output)
-
-    def blanks(like: Tensor) -> Callable[[int], Tensor]:
-        return lambda _: torch.zeros(count, *like.shape[1:], dtype=like.dtype, device=output.device)
-
     like = trace.outputs[layer]
     assert like is not None
     with ExitStack() as stand_ins:
         for path, found in trace.before(layer).items():
-            stand_ins.enter_context(_standing_in(network.get_submodule(path), blanks(found)))
-        other = blanks(like)
+            stand_ins.enter_context(_standing_in(network.get_submodule(path), _blanks(found, output)))
+        other = _blanks(like, output)
         stand_ins.enter_context(
             _standing_in(network.get_submodule(layer), lambda seen: output if seen == run else other(seen))
         )
         return network(*blank) if until is None else read(network, blank, until, run)
+
+
+def entered(
+    network: nn.Module, blank: Arguments, trace: Trace, layer: str, given: Tensor, until: str | None = None
+) -> Any:
+    """What the network answers where ``layer`` is given ``given``; nothing before is computed. As :func:`resumed`."""
+    with ExitStack() as stand_ins:
+        for path, found in trace.before(layer).items():
+            stand_ins.enter_context(_standing_in(network.get_submodule(path), _blanks(found, given)))
+        hook = network.get_submodule(layer).register_forward_pre_hook(lambda _, inputs: (given, *inputs[1:]))
+        stand_ins.callback(hook.remove)
+        return network(*blank) if until is None else read(network, blank, until)
+
+
+def given_to(network: nn.Module, arguments: Arguments, layer: str) -> Tensor:
+    """What ``layer`` is given first; the pass ends there."""
+
+    def hook(module: nn.Module, inputs: Any) -> None:
+        raise _Reached(inputs[0])
+
+    handle = network.get_submodule(layer).register_forward_pre_hook(hook)
+    try:
+        network(*arguments)
+    except _Reached as reached:
+        return reached.output
+    finally:
+        handle.remove()
+    raise UserError(f"`{layer}` does not run: choose a layer that every pass takes")
 
 
 def decisive(
@@ -169,6 +192,10 @@ def decisive(
         gradients = torch.autograd.grad((z * weights).sum(), list(kept.values()), allow_unused=True)
     found = zip(kept, gradients, strict=True)
     return [(path, gradient) for path, gradient in reversed(list(found)) if gradient is not None and gradient.any()]
+
+
+def _blanks(like: Tensor, batch: Tensor) -> Callable[[int], Tensor]:
+    return lambda run: torch.zeros(len(batch), *like.shape[1:], dtype=like.dtype, device=batch.device)
 
 
 class _Reached(Exception):
