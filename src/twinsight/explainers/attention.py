@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
@@ -114,8 +115,8 @@ class GradientAttention(_AttentionExplainer):
     """Attention weighted by the gradient of the pair's similarity, passed on through the layers (Chefer et al. 2021).
 
     ``R <- R + E_h[relu(dA_h * A_h)] R`` from the first layer to the last, ``R`` the identity at first (their equations
-    5 and 6), with ``dA_h`` the gradient of the similarity at the attention of head ``h``: what of each view is looked at
-    *because* it makes the two alike.
+    5 and 6), with ``dA_h`` the gradient of the similarity at the attention of head ``h``: what of each view is looked
+    at *because* it makes the two alike.
 
     Args:
         model: a vision transformer, read by :meth:`TwoViewModel.from_module`.
@@ -192,17 +193,22 @@ class attending(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         if func is F.scaled_dot_product_attention:
-            weights, value = _opened(*args, **kwargs)
-            self.found.append(weights)
-            return weights @ value
+            return self._attend(*args, **kwargs)
         if func is F.multi_head_attention_forward:
-            with self:  # what it calls is seen as well
-                return func(*args, **kwargs)
+            # Python code that would call itself through this mode for ever: what it calls is put in its place.
+            with patch.object(F, "scaled_dot_product_attention", self._attend):
+                answer, _ = func(*args, **{**kwargs, "need_weights": False})
+            return answer, self.found[-1].mean(dim=1) if kwargs.get("need_weights", True) else None
         answer = func(*args, **kwargs)
         square = isinstance(answer, Tensor) and answer.ndim == 4 and answer.shape[-1] == answer.shape[-2]
         if square and getattr(func, "__name__", "") == "softmax":
             self.found.append(answer)
         return answer
+
+    def _attend(self, *args: Any, **kwargs: Any) -> Tensor:
+        weights, value = _opened(*args, **kwargs)
+        self.found.append(weights)
+        return weights @ value
 
 
 def _opened(
