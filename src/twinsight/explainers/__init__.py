@@ -3,6 +3,7 @@
 from twinsight.explainers.attention import AttentionRollout, GradientAttention
 from twinsight.explainers.base import EXPLAINERS, Cost, Explainer, Maps, Pair, PairExplanation
 from twinsight.explainers.cam import GradCAM, InteractionCAM
+from twinsight.explainers.captum import Captum
 from twinsight.explainers.controls import Inverted, LaFAM, MatchedRandom, PartnerSwapped, RandomMap
 from twinsight.explainers.difference import ModelDifference
 from twinsight.explainers.geometry import MapGeometry
@@ -17,6 +18,7 @@ __all__ = [
     "EXPLAINERS",
     "AttentionRollout",
     "AveragedTransforms",
+    "Captum",
     "ConditionalOcclusion",
     "ContextAgnosticOcclusion",
     "Cost",

@@ -20,7 +20,7 @@ from twinsight.explainers.centred import (
 )
 from twinsight.explainers.images import ImageExplainer, Images, frames_at
 from twinsight.explainers.layers import activation, activations, check_layer
-from twinsight.models import TwoViewModel, evaluating, load_model, weights_digest
+from twinsight.models import HookedModel, TwoViewModel, evaluating, load_model, weights_digest
 
 
 class ModelDifference(ImageExplainer):
@@ -190,6 +190,10 @@ class _FeatureError:
 
 def _thirds(model: TwoViewModel) -> list[str]:
     """Paths of the modules at a third, two thirds and the end of the trunk's stages."""
+    if isinstance(model, HookedModel):
+        names = [f"network.{name}" for name in model.stages()]
+        if len(names) >= 3:
+            return [names[-(-len(names) * third // 3) - 1] for third in (1, 2, 3)]
     for path in ("trunk.stages", "trunk.net", "trunk"):
         container = dict(model.named_modules()).get(path)
         if isinstance(container, nn.Sequential):

@@ -126,6 +126,17 @@ class HookedModel(TwoViewModel):
             return self.embed(self.features(x, view), view)
         return self._whole(self._arguments(x), view)
 
+    def stages(self) -> list[str]:
+        """Paths of what a pass goes through on its way to the feature layer, outermost modules that give maps alone."""
+        found = []
+        for path, output in {**self._trace.before(self.feature_layer), self.feature_layer: None}.items():
+            try:
+                layout_of(self._trace.shape(path, 1, path) if output is None else output.shape, None, path)
+                found.append(path)
+            except UserError:
+                continue
+        return found
+
     def first_block(self) -> str:
         """Path of the first of a transformer's blocks, which tokens enter with their positions.
 
