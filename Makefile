@@ -37,6 +37,7 @@ bench: $(VENV)/.installed-dev
 # The tables of choices in the documentation; a test fails when they are stale.
 tables: $(VENV)/.installed-dev
 	$(VENV)/bin/python -m twinsight.info docs/*.md
+	$(VENV)/bin/python tests/explainers/architectures.py
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .mypy_cache

@@ -10,11 +10,13 @@ from typing import Any
 
 import torch
 from torch import nn
+from torchvision.models import DenseNet
+from torchvision.models.resnet import BasicBlock, ResNet
 
 import twinsight.explainers as explainers
 from twinsight.errors import NotApplicable
 from twinsight.explainers import Explainer, ImageExplainer
-from twinsight.models import TwoViewModel, small_two_view, timm_model, torchvision_model
+from twinsight.models import TwoViewModel, small_two_view, timm_model
 
 PAGE = Path(__file__).parents[2] / "docs" / "models-and-data.md"
 BEGIN, END = "<!-- begin table: architectures (make tables) -->", "<!-- end table -->"
@@ -47,22 +49,42 @@ def _siamese() -> TwoViewModel:
     return TwoViewModel.from_module(Siamese().eval(), "encoder.trunk", both_views=True, input_size=32)
 
 
+def _resnet() -> TwoViewModel:
+    network = ResNet(BasicBlock, [1, 1, 1, 1])
+    return TwoViewModel.from_module(network.eval(), "layer4", head="avgpool", input_size=64)
+
+
+def _densenet() -> TwoViewModel:
+    return TwoViewModel.from_module(DenseNet(8, (1, 1, 1, 1), 16, num_classes=8).eval(), input_size=64)
+
+
+def _convnext() -> TwoViewModel:
+    from timm.models.convnext import ConvNeXt
+
+    network = ConvNeXt(depths=(1, 1, 1, 1), dims=(8, 16, 32, 64), num_classes=0)
+    return TwoViewModel.from_module(network.eval(), input_size=64)
+
+
+def _mixer() -> TwoViewModel:
+    from timm.models.mlp_mixer import MlpMixer
+
+    network = MlpMixer(img_size=64, patch_size=16, num_blocks=3, embed_dim=32, num_classes=0)
+    return TwoViewModel.from_module(network.eval(), input_size=64)
+
+
 ARCHITECTURES: dict[str, Callable[[], TwoViewModel]] = {
     "SmallResNet": lambda: small_two_view(widths=(8, 8, 16), blocks=1, hidden=16, embedding=8, input_size=32).eval(),
-    "ResNet-18": lambda: torchvision_model("resnet18", input_size=64),
-    "ResNet-10-t": _timm("resnet10t", 64),
+    "ResNet": _resnet,
     "MobileNetV3": _timm("mobilenetv3_small_050", 64),
     "EfficientNet-lite": _timm("tf_efficientnet_lite0", 64),
-    "DenseNet": lambda: torchvision_model(
-        "densenet121", options={"block_config": [1, 1, 1, 1], "growth_rate": 8}, input_size=64
-    ),
-    "ConvNeXt": _timm("convnext_atto", 64),
+    "DenseNet": _densenet,
+    "ConvNeXt": _convnext,
     "Swin": _timm("swin_tiny_patch4_window7_224", 64, window_size=2, depths=(1, 1, 2, 1), embed_dim=24),
-    "ViT, class token": _timm("vit_tiny_patch16_224", 64, depth=3),
+    "ViT, class token": _timm("vit_tiny_patch16_224", 64, depth=4),
     "ViT, mean of tokens": _timm("vit_tiny_patch16_224", 64, depth=3, global_pool="avg"),
-    "DINOv2": _timm("vit_small_patch14_reg4_dinov2", 56, depth=3, embed_dim=48, num_heads=3),
+    "DINOv2": _timm("vit_small_patch14_reg4_dinov2", 56, depth=4, embed_dim=48, num_heads=3),
     "CLIP image tower": _clip_tower,
-    "MLP-Mixer": _timm("mixer_s32_224", 64, num_blocks=2, embed_dim=32),
+    "MLP-Mixer": _mixer,
     "Siamese": _siamese,
 }
 

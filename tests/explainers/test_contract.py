@@ -23,6 +23,9 @@ CLASSES = {
     for name, found in vars(explainers).items()
     if isinstance(found, type) and issubclass(found, Explainer) and found not in (Explainer, ImageExplainer)
 }
+# Those for transformers are held to the contract with the architectures.
+for _name in ("AttentionRollout", "GradientAttention", "TokenOcclusion"):
+    del CLASSES[_name]
 
 
 class MirroredPartner(explainers.PartnerSwapped):
@@ -42,6 +45,7 @@ OPTIONS = {
     "SmoothGrad": {"samples": 3},
     "AveragedTransforms": {"lambdas": [0.6, 0], "noise": True},
     "Inverted": {"of": "conditional_occlusion", "options": {"window": 9, "stride": 5}},
+    "Captum": {"options": {"n_steps": 2}},
     "PixelInvariance": {"samples": 7, "size": 8, "epochs": 3, "components": 2, "nmf_weight": 0.5},
     "FeatureVisualization": {"octaves": 2, "iterations": 2},
     "ModelDifference": {"reference": tiny_model(1), "iterations": 2},

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from twinsight.errors import UserError
+from twinsight.errors import NotApplicable, UserError
 from twinsight.explainers.base import Cost, Pair
 from twinsight.explainers.centred import (
     CENTRE,
@@ -202,4 +202,4 @@ def _thirds(model: TwoViewModel) -> list[str]:
             names = [name for name in names if re.fullmatch(r"layer\d+", name)] or names[path == "trunk.net" :]
             if len(names) >= 3:
                 return [f"{path}.{names[-(-len(names) * third // 3) - 1]}" for third in (1, 2, 3)]
-    raise UserError("`layers` cannot be derived for this trunk: name modules that both models have")
+    raise NotApplicable("`layers` cannot be derived for this trunk: name modules that both models have")
