@@ -1,6 +1,6 @@
 """A dozen small real architectures with random weights: every explainer works on each, or says why not.
 
-``python tests/explainers/architectures.py`` writes the table of ``docs/models-and-data.md``; a test holds it up to date.
+``python tests/explainers/architectures.py`` writes the table of ``docs/models-and-data.md``; a test checks it.
 """
 
 import sys

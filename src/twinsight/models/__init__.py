@@ -1,5 +1,6 @@
 """What is explained: the two-view model, architectures, trained weights."""
 
+from twinsight.models.dino import DINOHead, StudentTeacher, dino_model
 from twinsight.models.folding import FoldedConvolution, folded, state_of
 from twinsight.models.hooked import HookedModel
 from twinsight.models.modes import evaluating
@@ -23,6 +24,7 @@ from twinsight.models.two_view import AveragePool, MaxPool, TwoViewModel, full_p
 
 __all__ = [
     "AveragePool",
+    "DINOHead",
     "FoldedConvolution",
     "HookedModel",
     "LoadReport",
@@ -30,11 +32,13 @@ __all__ = [
     "SimCLRv2ResNet",
     "SimSiam",
     "SmallResNet",
+    "StudentTeacher",
     "TwoViewModel",
     "available_models",
     "build_head",
     "build_model",
     "checkpoint_model",
+    "dino_model",
     "evaluating",
     "fill_network",
     "folded",

@@ -111,9 +111,8 @@ def checkpoint_model(
     path = Path(checkpoint).expanduser()
     tensors = read_tensors(path)
     found = shapes(tensors)
-    name, trunk_prefix, renamed = _trunk(path, found, architecture, prefix)
-    network = _network(name)
-    used = _load(network, tensors, trunk_prefix, renamed)
+    name, trunk_prefix, renamed = trunk_in(path, found, architecture, prefix)
+    network, used = build_network(name, tensors, trunk_prefix, renamed)
     width = _width(network, input_size)
     head_prefix = _head_prefix(path, found, trunk_prefix, head, width, used)
     built = None
@@ -130,7 +129,7 @@ def checkpoint_model(
             whole, normalization=named_normalization(normalization), similarity=similarity, input_size=input_size
         )
     model.load_report = LoadReport(
-        path.name, _library(found), name, trunk_prefix, head_prefix, len(used), _left(found, used)
+        path.name, _library(found), name, trunk_prefix, head_prefix, len(used), left_over(found, used)
     )
     model.checkpoint_sha256 = sha256(path)
     logger.info("%s", model.load_report)
@@ -156,7 +155,7 @@ def fill_network(network: nn.Module, path: Path, name: str) -> LoadReport:
     used = {prefix + key for key, shape in wanted.items() if found.get(prefix + key) == shape}
     network.load_state_dict({key: tensors[prefix + key] for key in wanted if prefix + key in used}, strict=False)
     missing = tuple(key for key in wanted if prefix + key not in used and not key.endswith("num_batches_tracked"))
-    return LoadReport(path.name, _library(found), name, prefix, None, len(used), _left(found, used), missing)
+    return LoadReport(path.name, _library(found), name, prefix, None, len(used), left_over(found, used), missing)
 
 
 def build_head(
@@ -201,7 +200,7 @@ def _layer(state: Mapping[str, Tensor]) -> nn.Module | None:
     return None
 
 
-def _trunk(
+def trunk_in(
     path: Path, found: Shapes, architecture: str | None, prefix: str | None
 ) -> tuple[str, str, Mapping[str, str]]:
     """Name of the trunk, what stands before its keys, and its keys as the file has them where they differ."""
@@ -267,10 +266,14 @@ def _lacking(found: Shapes, wanted: Shapes, prefix: str) -> list[str]:
     ]
 
 
-def _load(network: nn.Module, tensors: Mapping[str, Tensor], prefix: str, renamed: Mapping[str, str]) -> set[str]:
+def build_network(
+    name: str, tensors: Mapping[str, Tensor], prefix: str, renamed: Mapping[str, str]
+) -> tuple[nn.Module, set[str]]:
+    """The trunk that :func:`trunk_in` found, with its weights, and the keys that it took."""
+    network = _network(name)
     places = {key: prefix + renamed[key] for key in network.state_dict()}
     network.load_state_dict({key: tensors[place] for key, place in places.items() if place in tensors}, strict=False)
-    return {place for place in places.values() if place in tensors}
+    return network, {place for place in places.values() if place in tensors}
 
 
 def _width(network: nn.Module, side: int) -> int:
@@ -312,7 +315,7 @@ def _library(found: Shapes) -> str:
     return next((name for mark, name in LIBRARIES.items() if any(mark in key for key in found)), "plain names")
 
 
-def _left(found: Shapes, used: set[str]) -> dict[str, int]:
+def left_over(found: Shapes, used: set[str]) -> dict[str, int]:
     return dict(Counter(".".join(key.split(".")[:2]) for key in found if key not in used))
 
 

@@ -100,6 +100,11 @@ class TwoViewModel(nn.Module, metaclass=_CheckedWhenBuilt):
         """``(B, C, H, W)`` images to ``(B, d)`` embeddings."""
         return self.embed(self.features(x, view), view)
 
+    @property
+    def score_digest(self) -> str | None:
+        """Digest of the numbers that the score itself holds, a bank of negatives for one; None where it holds none."""
+        return getattr(self._score, "digest", None)
+
     def similarity(self, z1: Tensor, z2: Tensor) -> Tensor:
         """Score ``(B,)`` of embeddings of view 1 against embeddings of view 2."""
         return self._score(full_precision(z1), full_precision(z2))
