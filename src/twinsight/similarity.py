@@ -128,7 +128,8 @@ class CrossCorrelation:
 class DistillationScore:
     """DINO's score of a student's logits of view 1 and a teacher's of view 2: at most 0.
 
-    Minus (Caron et al. 2021, equation 1) the cross-entropy of the teacher's distribution, centred and sharpened, and the student's.
+    Minus (Caron et al. 2021, equation 1) the cross-entropy of the teacher's distribution, centred and sharpened, and
+    the student's.
 
     Args:
         center: ``(K,)`` running mean of the teacher's logits; None is 0.
