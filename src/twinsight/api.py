@@ -110,10 +110,12 @@ def evaluate(
     partner = None if partner_view2 is None else as_views(model, partner_view2)
     bank = PairBank(model) if bank is None else bank
     if maps is None:
-        made: Explainer | None = _explainer(model, explainer, {"protocol": protocol, **options})
-        explanation = made(x1, x2, seeds=seeds, bank=bank, partner_view2=partner) if made else None
+        made = _explainer(model, explainer, {"protocol": protocol, **options})
+        explanation = made(x1, x2, seeds=seeds, bank=bank, partner_view2=partner)
     else:
         made, explanation = None, given_maps(maps, model, x1, x2, bank)
+    if not isinstance(explanation, PairExplanation):
+        raise UserError(f"metrics score maps, and {explainer} makes images")
     size = (x1.shape[-2], x1.shape[-1])
     map1, map2 = explanation.resized(size)
     known = {
@@ -155,7 +157,8 @@ def as_views(model: TwoViewModel, pictures: Views) -> Tensor:
     device = next(model.parameters(), torch.empty(0)).device
     side, normalization = model.input_size, model.normalization
     views = []
-    for picture in pictures if many else [pictures]:  # type: ignore[union-attr]
+    given: Any = pictures if many else [pictures]
+    for picture in given:
         pixels = as_pixels(picture).to(device)
         if pixels.shape[-2:] != (side, side):
             square = F.center_crop(pixels, [min(pixels.shape[-2:])] * 2)

@@ -178,7 +178,11 @@ def _weights(node: object) -> str:
     assert isinstance(node, DictConfig)
     if node._target_.endswith("load_model"):
         return "your file: model.checkpoint=FILE"
-    return "none, your file, or DEFAULT: model.checkpoint" if "checkpoint" in node else "none: for training"
+    for key in ("checkpoint", "weights", "path"):
+        if key in list(node):  # a mandatory value that is not given is not "in" it
+            needed = OmegaConf.is_missing(node, key)
+            return f"your file: model.{key}=..." if needed else f"none, your file, or DEFAULT: model.{key}"
+    return "yours" if "trunk" in node or "network" in node else "none: for training"
 
 
 def _files(group: str) -> list[str]:

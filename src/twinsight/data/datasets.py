@@ -101,7 +101,7 @@ class HuggingFacePhotos(_Items):
 
 
 class TorchvisionPhotos(_Items):
-    """A data set of torchvision by name, from disk: ``OxfordIIITPet``, ``Flowers102``, ``LFWPairs``, ``FakeData``, ...
+    """A data set of torchvision by name, from disk: ``OxfordIIITPet``, ``Flowers102``, ``LFWPairs`` and all others.
 
     Items that begin with two images are pairs of two photos, and their target is the label of the pair (``LFWPairs``:
     1 where both show the same person); all others give two views of one photo.

@@ -24,6 +24,8 @@ _FUSIONS: dict[str, Callable[[Tensor], Tensor]] = {
 class _AttentionExplainer(Explainer, abstract=True):
     """Shared by both: the attention of every layer, and how the tokens that are read depend on those of the image."""
 
+    model: HookedModel
+
     def __init__(self, model: TwoViewModel, protocol: str, **given: Any) -> None:
         super().__init__(model, protocol, **given)
         check_attention(model)

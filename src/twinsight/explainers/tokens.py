@@ -1,7 +1,5 @@
 """Occlusion of vision transformers by leaving tokens out, where painting them over would still compute them."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -39,6 +37,7 @@ class TokenOcclusion(Explainer):
     torch.Size([1, 4, 4])
     """
 
+    model: HookedModel
     family = "occlusion"
     source = "paper, section 3.1, on tokens"
     not_for = NOT_FOR
@@ -110,7 +109,7 @@ class TokenOcclusion(Explainer):
 
     def _check(self) -> None:
         """All tokens give the embedding of the view, and fewer some."""
-        model: Any = self.model
+        model = self.model
         with evaluating(model), torch.inference_mode(False), torch.no_grad():
             image = model.probe()
             try:

@@ -45,7 +45,7 @@ class StudentTeacher(TwoViewModel):
         self.teacher = teacher
 
     @property
-    def prefix_rows(self) -> int:  # type: ignore[override]
+    def prefix_rows(self) -> int:
         return self.student.prefix_rows
 
     @property

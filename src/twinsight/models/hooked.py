@@ -127,15 +127,23 @@ class HookedModel(TwoViewModel):
         return self._whole(self._arguments(x), view)
 
     def stages(self) -> list[str]:
-        """Paths of what a pass goes through on its way to the feature layer, outermost modules that give maps alone."""
-        found = []
-        for path, output in {**self._trace.before(self.feature_layer), self.feature_layer: None}.items():
-            try:
-                layout_of(self._trace.shape(path, 1, path) if output is None else output.shape, None, path)
-                found.append(path)
-            except UserError:
-                continue
-        return found
+        """Paths of what a pass goes through on its way to the feature layer, outermost modules that give maps alone.
+
+        Where it is all in one, the modules inside the feature layer; none where the network takes both views.
+        """
+        if not self.symmetric:
+            return []
+        outer = [
+            path for path in (*self._trace.before(self.feature_layer), self.feature_layer) if self._gives_map(path)
+        ]
+        inner = (path for path in self._trace.outputs if path.rpartition(".")[0] == self.feature_layer)
+        return outer if len(outer) > 2 else [path for path in inner if self._gives_map(path)]
+
+    def _gives_map(self, path: str) -> bool:
+        try:
+            return bool(layout_of(self._trace.shape(path, 1, path), None, path))
+        except UserError:
+            return False
 
     def first_block(self) -> str:
         """Path of the first of a transformer's blocks, which tokens enter with their positions.

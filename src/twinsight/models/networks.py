@@ -35,7 +35,10 @@ def from_module(
     similarity: str | Similarity = "cosine",
     input_size: int = 224,
 ) -> HookedModel:
-    """:meth:`TwoViewModel.from_module` as a function, for configuration files: ``model=module``."""
+    """A network of your own, read by hooks: it need not come apart.
+
+    For configuration files what :meth:`TwoViewModel.from_module` is in Python; :class:`HookedModel` has the options.
+    """
     return HookedModel(
         network.eval(),
         feature_layer,

@@ -68,8 +68,6 @@ class TwoViewModel(nn.Module, metaclass=_CheckedWhenBuilt):
     """How the weights were trained, and their k-NN accuracy."""
     load_report: Any = None
     """Which tensors of a checkpoint were used and which were left, where that was found out."""
-    prefix_rows = 0
-    """Rows on top of a feature map that lie nowhere on the image: class tokens and registers of transformers."""
 
     def __init__(
         self,
@@ -134,6 +132,11 @@ class TwoViewModel(nn.Module, metaclass=_CheckedWhenBuilt):
         from twinsight.models.hooked import HookedModel  # which builds on this class
 
         return HookedModel(network, feature_layer, head, **options)
+
+    @property
+    def prefix_rows(self) -> int:
+        """Rows on top of a feature map that lie nowhere on the image: class tokens and registers of transformers."""
+        return 0
 
     def on_image(self, features: Tensor) -> Tensor:
         """``(..., h, w)`` feature maps, or what was computed from them, without ``prefix_rows``."""

@@ -180,9 +180,13 @@ def _explainer(name: Any, node: DictConfig, model: TwoViewModel, photos: int, se
 
 def _model_identity(node: Mapping[str, Any], model: TwoViewModel) -> dict[str, Any]:
     # The digest says which weights; where they lay does not matter.
-    options = {key: value for key, value in node.items() if key != "checkpoint"}
+    options = {key: value for key, value in node.items() if key not in ("checkpoint", "weights", "path")}
+    if isinstance(options.get("similarity"), Mapping):
+        score = options["similarity"]
+        options["similarity"] = {key: value for key, value in score.items() if key not in ("negatives", "embeddings")}
     name = str(node.get("name") or node["_target_"].rsplit(".", 1)[-1])
-    return {"name": name, "options": options, "weights": weights_digest(model)}
+    held = {} if model.score_digest is None else {"score": model.score_digest}
+    return {"name": name, "options": options, "weights": weights_digest(model), **held}
 
 
 def _not_applicable(explainer: Explainer, metrics: Iterable[Metric]) -> dict[str, str]:
