@@ -99,9 +99,13 @@ class Captum(Explainer):
         return Maps(map1, map2)
 
     def cost(self, image_size: tuple[int, int]) -> Cost:
-        bank = PairBank(self.model)
-        view1, view2 = torch.rand(2, 3, *image_size, generator=torch.Generator().manual_seed(0)).to(self.model.probe())
-        self(view1.unsqueeze(0), view2.unsqueeze(0), bank=bank)
+        explainer: Captum = self
+        if self.options["layer"] is None:  # any network is asked as often: count on one that costs nothing
+            given = {key: value for key, value in self.options.items() if key != "layer"}
+            explainer = Captum(TwoViewModel(nn.Conv2d(3, 2, 1), input_size=8), **given)
+        bank = PairBank(explainer.model)
+        views = torch.rand(2, 1, 3, *image_size, generator=torch.Generator().manual_seed(0))
+        explainer(*views.to(explainer.model.probe()), bank=bank)
         return Cost(bank.forwards, bank.backwards)
 
     def _map(self, pair: Pair, view: int) -> Tensor:
