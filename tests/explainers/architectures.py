@@ -19,7 +19,7 @@ from twinsight.explainers import Explainer, ImageExplainer
 from twinsight.models import TwoViewModel, small_two_view, timm_model
 
 PAGE = Path(__file__).parents[2] / "docs" / "models-and-data.md"
-BEGIN, END = "<!-- begin table: architectures (make tables) -->", "<!-- end table -->"
+BEGIN, END = "<!-- begin matrix: architectures (make tables) -->", "<!-- end matrix -->"
 
 
 def _timm(name: str, input_size: int = 32, **options: Any) -> Callable[[], TwoViewModel]:
