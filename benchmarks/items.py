@@ -256,7 +256,7 @@ def _adaptive_insertion_and_deletion(setting: Setting) -> Item:
     run = setting.counted(ours)
     some = 2 if setting.quick else 5
     works = {
-        OURS: Work(run, Passes(4 * (POINTS - 1) + 5), (1, 1)),
+        OURS: Work(run, None),
         RIVAL: Work(
             setting.literally(lambda rival: rival.insertion_deletion(*setting.views, *setting.maps, some)),
             Passes(12 * (POINTS + 1)),

@@ -38,17 +38,20 @@ class Work:
 
     Attributes:
         run: does a slice of it and says how many passes that took.
-        whole: passes of all of it; seconds of the slice are scaled by the passes.
+        whole: passes of all of it; seconds of the slice are scaled by the passes. None: what is run is all of it, and
+            how many passes that takes is for the run to say.
         padded: passes of the slice and of the whole counted as they are computed, chunks being filled up; None where
             nothing is filled up.
     """
 
     run: Callable[[], Passes]
-    whole: Passes
+    whole: Passes | None
     padded: tuple[float, float] | None = None
 
     def scale(self, done: Passes) -> float:
         """How many times longer the whole takes than the slice."""
+        if self.whole is None:
+            return 1.0
         if self.padded is not None:
             return self.padded[1] / self.padded[0]
         return (self.whole.forwards + self.whole.backwards) / (done.forwards + done.backwards)
@@ -77,7 +80,7 @@ class Timing:
 
 def interleaved(works: Mapping[str, Work], repeats: int, device: torch.device) -> dict[str, Timing]:
     """Each work in turn, ``repeats`` times, after a first round that warms up and has its memory measured."""
-    timings = {name: Timing(passes=work.whole) for name, work in works.items()}
+    timings = {name: Timing() for name in works}
     for name, work in works.items():
         with rise_of_memory(device) as rise:
             work.run()
@@ -88,6 +91,7 @@ def interleaved(works: Mapping[str, Work], repeats: int, device: torch.device) -
             done = work.run()
             seconds = now(device) - started
             scale = work.scale(done)
+            timings[name].passes = done if work.whole is None else work.whole
             timings[name].seconds.append(seconds * scale)
             timings[name].sampled = min(1.0, 1 / scale)
     return timings
