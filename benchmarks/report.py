@@ -20,7 +20,8 @@ at every step. Both sides explain the same pair at 224 pixels with the same rand
 seconds are medians of {repeats} after a first round that warms up (and folds the network, once for all pairs). Long
 items are timed on a slice, given in the last column, times counted passes, chunks that are filled up counting whole.
 Memory is what the first round added to the loaded model. Of peak: floating-point operations of our passes over those
-of the matrix product, measured in the same run."""
+of the matrix product, measured in the same run. Curves of random weights hardly bend, so that approximate ones end
+after few points; those of trained networks take far more (docs/speed.md), and such ratios are not to be expected."""
 TABLE_ROWS = 16
 """Rows of the paper's table."""
 
