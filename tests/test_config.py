@@ -47,7 +47,8 @@ def complaint(*overrides: str) -> str | None:
 def test_every_shipped_choice_is_valid(group, name):
     config = composed(f"{group}={name}")
     for key in OmegaConf.missing_keys(config):
-        OmegaConf.update(config, key, "given")
+        # What names code must name some that is there.
+        OmegaConf.update(config, key, "torch.nn.Identity" if key.endswith(("._target_", ".path")) else "given")
     validate(config)
 
 
