@@ -1,5 +1,6 @@
 """Fixtures that run tiny cells in process."""
 
+import logging
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -21,7 +22,10 @@ NAMES = ("ant", "bee", "cat", "dog", "eel")
 def _surroundings_restored() -> Iterator[None]:
     """A run sets variables, signal handlers and switches of the whole process; the next test should not see them."""
     environment, interrupt = dict(os.environ), signal.getsignal(signal.SIGINT)
+    handlers, level = list(logging.root.handlers), logging.root.level
     yield
+    logging.root.handlers[:] = handlers  # those of a run write to a stream that closes with its test
+    logging.root.setLevel(level)
     torch.use_deterministic_algorithms(False)
     signal.signal(signal.SIGINT, interrupt)
     os.environ.clear()
