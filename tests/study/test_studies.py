@@ -333,7 +333,8 @@ def test_every_record_can_be_had_in_one_flat_table(study):
     run(study)
     flat = list(flat_records(study))
     assert len(flat) == 20
-    assert {(row["explainer"], row["seed"]) for row in flat[:1]} == {("gradcam", flat[0]["seed"])}
+    assert {(row["explainer"], row["seed"]) for row in flat} == {(e, s) for e in ("gradcam", "lafam") for s in (0, 1)}
+    assert flat[0]["pair_seed"] == rows(study.cells[0].folder)[0]["seed"]
     assert {row["cell"] for row in flat} == {cell.name for cell in study.cells}
 
 

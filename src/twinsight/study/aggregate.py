@@ -154,11 +154,15 @@ def tabulate_study(study: Study, by: Sequence[str] | None = None, where: Sequenc
 
 
 def flat_records(study: Study) -> Iterator[dict[str, Any]]:
-    """Every record of every cell that is done, with the cell's name and axes in front."""
+    """Every record of every cell that is done, with the cell's name and axes in front.
+
+    A record's own seed, which belongs to the pair, is called ``pair_seed``: ``seed`` is the study's.
+    """
     for cell in study.cells:
         if cell.status()["state"] == "done":
             for row in read(cell.folder):
-                yield {"cell": cell.name, "explainer": cell.label, **cell.axes, **row}
+                own = {"pair_seed" if name == "seed" else name: value for name, value in row.items()}
+                yield {"cell": cell.name, "explainer": cell.label, **cell.axes, **own}
 
 
 def _chosen(cells: Iterable[StudyCell], where: Sequence[str]) -> Iterator[StudyCell]:

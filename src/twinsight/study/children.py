@@ -10,7 +10,7 @@ from contextlib import suppress
 from multiprocessing.connection import wait
 from typing import Any
 
-from twinsight.exits import INTERRUPTED, TERMINATED, Terminated, exit_code, prepare_environment
+from twinsight.exits import exit_code, prepare_environment
 
 _GRACE_SECONDS = 9.0
 """For a child to write what it has, after it was told to stop."""
@@ -45,11 +45,7 @@ def run_in_child(work: Work, order: Any, prepare: Callable[[], Any] | None = Non
         _stop(child, asked)
         raise
     assert child.exitcode is not None
-    if child.exitcode == INTERRUPTED:
-        raise KeyboardInterrupt
-    if child.exitcode == TERMINATED:
-        raise Terminated
-    return child.exitcode
+    return child.exitcode  # 130 or 143 where somebody told the child alone to stop: that ends its job, not the study
 
 
 def _stop(child: Any, asked: signal.Signals) -> None:

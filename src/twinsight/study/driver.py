@@ -54,6 +54,8 @@ def sweep(master: DictConfig, words: Sequence[str], context: HydraContext, task:
     configure_log(master.hydra.job_logging, master.hydra.verbose)
     shard_count(master.shard, 1, 0)  # which refuses what is no number
     local = _is_local(master)
+    if local:
+        warm_up()  # while this process plans
     study = _planned(master, words, context.config_loader)
     launcher = Plugins.instance().instantiate_launcher(
         hydra_context=HydraContext(config_loader=FrozenLoader(master), callbacks=context.callbacks),
@@ -199,13 +201,17 @@ def _planned(master: DictConfig, words: Sequence[str], loader: ConfigLoader) -> 
                 study.facts()["created"],
             )
             return study
-    if _is_local(master):
-        warm_up()  # while this process plans
-    planned = compose_draft(master, words, loader)
-    planned.command = what
-    study = Study(planned.root, planned.name)
-    with study.planning():
-        planned.write()
+    written = False
+    while not written:
+        planned = compose_draft(master, words, loader)
+        planned.command = what
+        study = Study(planned.root, planned.name)
+        with study.planning():
+            # Another process may have planned more of this study while this one composed: then once more, after that.
+            known = [cell.name for cell in study.cells] if study.exists() else []
+            written = known == [line.cell for line in planned.lines][: len(known)]
+            if written:
+                planned.write()
     new = len(planned.configs)
     log.info("study %s: %d cells, %d of them new, planned in %s", study.name, len(study.cells), new, study.folder)
     return study

@@ -4,6 +4,7 @@ import json
 import logging
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -19,7 +20,7 @@ from twinsight.study.publish import publish
 from twinsight.study.run import Outcome, compute, make_trainer
 from twinsight.study.sets import tabulate
 from twinsight.study.shards import WHOLE, Shard
-from twinsight.study.status import settled, write_status
+from twinsight.study.status import read_status, settled, write_status
 from twinsight.study.study import Study, StudyCell
 
 log = logging.getLogger(__name__)
@@ -72,7 +73,12 @@ def run_job(order: Order) -> int:
     failed = len(built.plan.cells) < len(asked)
     try:
         outcome = compute(built.plan, built.config, make_trainer(built.config), order.shard)
-    except Exception as error:  # its status says so; the other jobs of the study go on
+    except Exception as error:  # of these cells; the other jobs of the study go on
+        for cell in built.plan.cells:
+            if read_status(cell.folder)["state"] in ("planned", "running"):  # nobody has said why yet
+                trace = "".join(traceback.format_exception(error))
+                with suppress(OSError):  # a full disk may be the reason
+                    write_status(cell.folder, "failed", error=f"{type(error).__name__}: {error}", traceback=trace)
         _say(", ".join(cell.name for cell in built.plan.cells), error)
         return 1
     for name, who in outcome.busy.items():

@@ -3,7 +3,6 @@
 import logging
 import netrc
 import os
-import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +18,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from twinsight.errors import UserError, unknown
 from twinsight.study.cell import Cell
 from twinsight.study.records import unpacked_array
+from twinsight.study.study import commit
 from twinsight.tracking import finish
 
 log = logging.getLogger(__name__)
@@ -126,18 +126,6 @@ def log_cell(
     logger.finalize("success")
     if isinstance(logger, WandbLogger):
         finish(logger)
-
-
-def commit() -> str | None:
-    """The git commit of the checkout this code lies in, None without one (or without git)."""
-    root = Path(__file__).resolve().parents[3]
-    try:
-        command = ["git", "-C", str(root), "rev-parse", "--show-toplevel", "HEAD"]
-        top, head, *_ = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    # Installed into a virtual environment, the code may lie inside somebody else's checkout.
-    return head if Path(top) == root else None
 
 
 def _log_tables(logger: WandbLogger, rows: list[Row], arrays: Mapping[int, Row], pictures: Mapping[int, Path]) -> None:

@@ -4,6 +4,7 @@ import logging
 import os
 import shutil
 import socket
+import threading
 import time
 import traceback
 import warnings
@@ -121,6 +122,8 @@ class _Held:
         self.locks: dict[str, Lock] = {}
         self.recorded: dict[str, int] = {}
         self.before: dict[str, int] = {}
+        self._quiet = False
+        self._speaking = threading.Lock()
         self._started = time.monotonic()
 
     def __contains__(self, cell: Cell) -> bool:
@@ -148,6 +151,16 @@ class _Held:
 
     def show(self, cell: Cell) -> None:
         """Write that the cell is running, with signs of life."""
+        with self._speaking:
+            if not self._quiet:
+                self._show(cell)
+
+    def be_quiet(self) -> None:
+        """From here on others say how the cells ended; no sign of life may come after that."""
+        with self._speaking:
+            self._quiet = True
+
+    def _show(self, cell: Cell) -> None:
         if read_status(cell.folder)["state"] not in ("running", "planned"):
             return  # another shard has said how it ended
         lock = self.locks.get(cell.name)
@@ -207,7 +220,9 @@ def _compute(
             trainer.predict(evaluation, datamodule=data, return_predictions=False)
         evaluation.flush()
         trainer.strategy.barrier("records written")  # raises where another process has died
+        held.be_quiet()
     except BaseException as error:
+        held.be_quiet()
         _note_the_end(cells, evaluation, error, pairs)
         raise
     outcome.failed.update(evaluation.failed)
@@ -257,7 +272,8 @@ def _close(cell: Cell, pairs: int, shard: Shard) -> bool:
     recorded = len(done_indices(cell.folder))
     if recorded < pairs:
         if shard.count > 1:
-            if len(other_workers(cell.folder, WHOLE)) < 2:  # this one alone
+            alone = len(other_workers(cell.folder, WHOLE)) < 2  # this one
+            if alone and read_status(cell.folder)["state"] in ("planned", "running"):
                 write_status(cell.folder, "interrupted", pairs=pairs, done=recorded, error="shards are missing")
             return False
         error = "the trainer stopped before the last pair"

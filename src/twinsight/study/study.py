@@ -149,7 +149,10 @@ class Study:
 
     def facts(self) -> dict[str, Any]:
         """What ``study.json`` says: name, created, commands (each a list of overrides), versions, commit."""
-        return json.loads((self.folder / "study.json").read_text())
+        try:
+            return json.loads((self.folder / "study.json").read_text())
+        except FileNotFoundError:  # killed between the plan, which counts, and this
+            return {"name": self.name, "created": "an unknown day", "commands": []}
 
     def has_planned(self, command: Sequence[str]) -> bool:
         """Whether these overrides, in any order, have been planned."""
