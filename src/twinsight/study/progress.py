@@ -99,7 +99,7 @@ def cost_lines(cells: Sequence[PlannedCell], configs: Sequence[dict[str, Any]], 
         speeds: image forwards a second that were measured, by the cell's name; without, no hours are given.
     """
     lines = []
-    for cell, _ in zip(cells, configs, strict=True):
+    for cell in cells:
         axes = ", ".join(f"{axis}={value}" for axis, value in cell.axes.items()) or cell.label
         each = "?" if cell.forwards is None else f"{cell.forwards:,}"
         lines.append(f"  {axes}: {cell.pairs} pairs, {each} forwards" + (f": {cell.reason}" if cell.reason else ""))

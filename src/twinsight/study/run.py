@@ -245,7 +245,7 @@ def _note_the_end(cells: list[Cell], evaluation: Evaluation, error: BaseExceptio
         evaluation.flush()
     except OSError as full:  # the disk's trouble may be why we are here; it must not hide the reason
         error.add_note(f"what was computed last could not be written: {full}")
-    interrupted = isinstance(error, KeyboardInterrupt | SystemExit) or not isinstance(error, Exception)
+    interrupted = not isinstance(error, Exception)  # Ctrl-C, SIGTERM, an exit
     for cell in cells:
         if read_status(cell.folder)["state"] != "running":
             continue  # where processes fail one after another, the first knows why
