@@ -16,6 +16,7 @@ from torch import nn
 from twinsight import __main__ as command_line
 from twinsight import __version__
 from twinsight.errors import UserError
+from twinsight.exits import Terminated, terminable
 
 RUN = Path(__file__).parents[1] / "run.py"
 QUIET = ["hydra/job_logging=none", "hydra/hydra_logging=none"]
@@ -266,6 +267,16 @@ def test_the_handler_of_sigterm_is_put_back(call):
     before = signal.getsignal(signal.SIGTERM)
     call("--version")
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_second_sigterm_breaks_nothing_that_the_first_has_begun_to_close(monkeypatch):
+    with terminable():
+        with pytest.raises(Terminated):
+            os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
+        monkeypatch.setattr("twinsight.exits._GRACE_SECONDS", -1.0)  # much later
+        with pytest.raises(Terminated):
+            os.kill(os.getpid(), signal.SIGTERM)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])

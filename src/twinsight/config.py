@@ -1,6 +1,6 @@
 """The schema under the YAML files, and what is said when a configuration does not fit it."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, is_dataclass
 from pathlib import Path
@@ -173,11 +173,24 @@ def refuse_several_devices(config: DictConfig) -> None:
         UserError: the trainer wants several devices.
     """
     trainer = config.get("trainer") or {}
-    if trainer.get("devices", 1) not in (1, "1", "auto") or trainer.get("num_nodes", 1) != 1:
+    if _device_count(trainer) > 1 or trainer.get("num_nodes", 1) != 1:
         raise UserError(
             "several devices inside a multirun would replay the whole sweep in every process: "
             "use trainer.devices=1 with -m, or run the cells one by one"
         )
+
+
+def _device_count(trainer: Mapping[str, Any]) -> int:
+    """Devices that Lightning would take for ``trainer.devices``."""
+    devices = trainer.get("devices", 1)
+    if devices in ("auto", -1, "-1"):
+        from torch import cuda  # which takes seconds to import
+
+        on_gpu = trainer.get("accelerator", "auto") in ("auto", "gpu", "cuda")
+        return max(1, cuda.device_count()) if on_gpu else 1
+    if isinstance(devices, str) and not devices.isdecimal():
+        return len([device for device in devices.split(",") if device.strip()])
+    return int(devices) if isinstance(devices, int | str) else len(devices)
 
 
 def check_words(config: DictConfig, words: Iterable[str]) -> None:

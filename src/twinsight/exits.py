@@ -1,24 +1,31 @@
 """Exit codes, and an end in good order whatever ends the program."""
 
+import math
 import os
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 FINISHED, SOME_FAILED, USER_ERROR, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
+_GRACE_SECONDS = 9.0
+"""In which a signal that is sent again must not break what the first one has begun to close."""
 
 
 class Terminated(BaseException):
     """SIGTERM: unwinds like Ctrl-C, so that what is half done is closed in order."""
 
     received = False
+    _since = -math.inf
 
     def raise_(self, signum: int, frame: FrameType | None) -> None:
         self.received = True  # Python drops exceptions in destructors, Lightning may answer with one of its own
-        raise self
+        if time.monotonic() - self._since > _GRACE_SECONDS:
+            self._since = time.monotonic()
+            raise self
 
 
 @contextmanager

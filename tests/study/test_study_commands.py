@@ -156,8 +156,10 @@ def test_a_dry_run_says_what_a_study_costs_and_writes_nothing(tmp_path, photos):
     [
         (("study=typed",), "`study=typed` is for many cells: add -m"),
         (("shard=2",), "`shard=2` is for many cells: add -m"),
+        (("replan=true",), "`replan=True` is for many cells: add -m"),
         (("-m", "study=cells", "seed=0,1"), "cannot name a study"),
         (("-m", "study=typed", "seed=0,1", "trainer.devices=2"), "use trainer.devices=1 with -m"),
+        (("-m", "study=typed", "seed=0,1", "trainer.devices=[0,1]"), "use trainer.devices=1 with -m"),
         (("-m", "study=typed", "seed=0,1", "shard=none"), "`shard` must be auto or a number of parts"),
         (("study", "status", "nosuch"), "no study has been planned below"),
     ],
@@ -191,6 +193,16 @@ def test_what_can_be_asked_of_a_study(monkeypatch, capsys, tmp_path, photos):
     assert "4 cells, 4 of them done" in capsys.readouterr().out
     assert main(["prune", "typed", *place, "--yes"]) == 0
     assert "removed: results of 4 cells" in capsys.readouterr().out
+    assert main(["plan", "typed", *place]) == 0
+    assert "forwards a second (measured now" in capsys.readouterr().out
+    monkeypatch.setattr("twinsight.__main__.run_words", lambda given: print(" ".join(given)) or 0)
+    assert main(["run", "typed", "shard=2", *place, "retry_failed=true"]) == 0
+    assert capsys.readouterr().out.endswith(f"paths.output_root={tmp_path} shard=2 retry_failed=true\n")
+    monkeypatch.setattr("twinsight.study.driver.dry_run", lambda given: [" ".join(given)])
+    assert main(["plan", "seed=0,1", *place]) == 0
+    assert capsys.readouterr().out == f"seed=0,1 paths.output_root={tmp_path}\n"
+    with pytest.raises(SystemExit):
+        main(["status", "typed", *place, "retry_failed=true"])
     assert json.loads((study.folder / "study.json").read_text())["name"] == "typed"
     assert all(has_work(cell) for cell in study.cells)
 

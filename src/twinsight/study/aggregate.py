@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from twinsight.errors import UserError, unknown
 from twinsight.metrics import ALL_METRICS
@@ -132,9 +133,16 @@ def tabulate_study(study: Study, by: Sequence[str] | None = None, where: Sequenc
     statuses = {cell: cell.status() for cell in cells}
     done = [cell for cell in cells if statuses[cell]["state"] == "done" and cell.line.maps]
     missing = {cell.name: _why(status) for cell, status in statuses.items() if status["state"] != "done"}
+    records = {}
+    for cell in list(done):
+        try:
+            records[cell] = [row for row in read(cell.folder) if row["skipped"] is None]
+        except (pa.ArrowInvalid, OSError) as error:
+            done.remove(cell)
+            missing[cell.name] = f"its records cannot be read ({str(error).splitlines()[0]}): run the study again"
     if not done:
         raise UserError(f"no cell of study {study.name} is done yet: twinsight study status {study.name}")
-    records = {cell: [row for row in read(cell.folder) if row["skipped"] is None] for cell in done}
+    missing |= {cell.name: "its explainer makes no maps" for cell, status in statuses.items() if _without(cell, status)}
     metrics = [name for name in ALL_METRICS if any(name in row for rows in records.values() for row in rows[:1])]
     groups: dict[Values, list[StudyCell]] = {}
     for cell in done:
@@ -226,6 +234,10 @@ def _pairs(group: Group) -> int:
 
 def _better(metric: str) -> bool:
     return bool(ALL_METRICS[metric].higher_is_better)
+
+
+def _without(cell: StudyCell, status: Mapping[str, Any]) -> bool:
+    return status["state"] == "done" and not cell.line.maps
 
 
 def _why(status: Mapping[str, Any]) -> str:

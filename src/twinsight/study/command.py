@@ -23,7 +23,12 @@ def main(words: Sequence[str]) -> int:
         UserError: there is no such study, or nothing to do what was asked with.
     """
     parser = _parser()
-    asked = parser.parse_args(words)
+    asked, more = parser.parse_known_args(words)
+    # Words after an option: argparse takes positional arguments in one piece.
+    if more and (not hasattr(asked, "words") or any(word.startswith("-") for word in more)):
+        parser.error(f"unrecognized arguments: {' '.join(more)}")
+    if more:
+        asked.words += more
     return asked.act(asked)
 
 
@@ -38,7 +43,7 @@ def _parser() -> argparse.ArgumentParser:
         sub.set_defaults(act=does)
         if study:
             sub.add_argument("study", help="name of the study")
-        sub.add_argument("--root", type=Path, default=Path("outputs"), help="output folder (default: outputs)")
+        sub.add_argument("--root", type=Path, help="output folder (default: outputs)")
         return sub
 
     plan = act("plan", _plan, "what a study would do, and cost, before anything runs; writes nothing", study=False)
@@ -59,30 +64,32 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _plan(asked: argparse.Namespace) -> int:
-    if len(asked.words) == 1 and "=" not in asked.words[0]:
-        lines = plan_lines(Study.open(asked.root, asked.words[0]))
-    else:
-        from twinsight.study.driver import dry_run
+    named = len(asked.words) == 1 and "=" not in asked.words[0]
+    study = _opened(asked, asked.words[0]) if named else None  # before anything heavy is imported
+    from twinsight.study.driver import dry_run, speeds
 
-        lines = dry_run(asked.words)
+    if study is not None:
+        lines = plan_lines(study, speeds)
+    else:
+        lines = dry_run([*asked.words, *([f"paths.output_root={asked.root}"] if asked.root else [])])
     _print(lines)
     return 0
 
 
 def _run(asked: argparse.Namespace) -> int:
-    Study.open(asked.root, asked.study)
+    study = _opened(asked, asked.study)
     from twinsight.__main__ import run_words
 
-    return run_words(["-m", f"study={asked.study}", f"paths.output_root={asked.root}", *asked.words])
+    return run_words(["-m", f"study={study.name}", f"paths.output_root={study.root}", *asked.words])
 
 
 def _status(asked: argparse.Namespace) -> int:
-    _print(status_lines(Progress.of(Study.open(asked.root, asked.study))))
+    _print(status_lines(Progress.of(_opened(asked, asked.study))))
     return 0
 
 
 def _table(asked: argparse.Namespace) -> int:
-    study = Study.open(asked.root, asked.study)
+    study = _opened(asked, asked.study)
     table = tabulate_study(study, asked.by, asked.where)
     print(table.grid().markdown())
     for path in table.write(asked.output or study.folder / "tables"):
@@ -91,7 +98,7 @@ def _table(asked: argparse.Namespace) -> int:
 
 
 def _export(asked: argparse.Namespace) -> int:
-    study = Study.open(asked.root, asked.study)
+    study = _opened(asked, asked.study)
     output = asked.output or study.folder / "records.parquet"
     if output.suffix not in (".parquet", ".csv"):
         raise UserError(f"`--output {output}` must end in .parquet or .csv")
@@ -104,8 +111,12 @@ def _export(asked: argparse.Namespace) -> int:
 
 
 def _prune(asked: argparse.Namespace) -> int:
-    _print(prune(Study.open(asked.root, asked.study), only_failed=asked.failed, remove=asked.yes))
+    _print(prune(_opened(asked, asked.study), only_failed=asked.failed, remove=asked.yes))
     return 0
+
+
+def _opened(asked: argparse.Namespace, name: str) -> Study:
+    return Study.open(asked.root or Path("outputs"), name)
 
 
 def _print(lines: Sequence[str]) -> None:

@@ -6,7 +6,7 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,20 +25,19 @@ from rich.progress import Progress
 
 from twinsight.config import conf_folder, register_schema
 from twinsight.engine import forwards_per_second
+from twinsight.exits import INTERRUPTED, TERMINATED
 from twinsight.study.children import run_in_child, warm_up
 from twinsight.study.job import Order, has_work, run_job
 from twinsight.study.locks import Observer
 from twinsight.study.planner import Planner
-from twinsight.study.planning import Draft, draft
+from twinsight.study.planning import Draft, draft, of_the_study
 from twinsight.study.progress import cost_lines
 from twinsight.study.shards import Shard, bury, shard_count
-from twinsight.study.status import read_status, write_status
+from twinsight.study.status import State, write_status
 from twinsight.study.study import Study, StudyCell
 
 log = logging.getLogger(__name__)
 _POLL_SECONDS = 1.0
-_OF_THE_RUN = ("study", "shard", "retry_failed", "replan", "paths.output_root", "debug", "debug.enabled")
-"""Keys that say how to run a study, not what it is."""
 
 
 def sweep(master: DictConfig, words: Sequence[str], context: HydraContext, task: TaskFunction) -> None:
@@ -77,8 +76,8 @@ def run_as_job(config: DictConfig) -> int:
         return run_job(order)
     job_logging: Any = OmegaConf.to_container(master.job_logging, resolve=True)
     code = run_in_child(run_job, order, partial(configure_log, DictConfig(job_logging), master.verbose))
-    if code < 0:
-        _note_kill(order, -code)
+    if code:
+        note_the_end_of_a_child(order, code)
     return 1 if code else 0
 
 
@@ -164,11 +163,12 @@ class _Driver:
                 continue
             number += 1
             log.info("[%d/%d] %s", number, total, ", ".join(cell.name for cell in cells))
+            codes = []
             for order in self._orders(job, cells):
-                self.launcher.launch([order], initial_job_idx=job)
+                codes += [end.return_value for end in self.launcher.launch([order], initial_job_idx=job)]
                 configure_log(self.master.hydra.job_logging, self.master.hydra.verbose)  # it leaves Hydra's behind
-            if any(not self._free([cell]) for cell in cells):
-                waiting[job] = cells  # somebody else took a cell while we were at it
+            if self._has_work(cells) and not any(codes):
+                waiting[job] = cells  # nothing failed, and yet: somebody else was at it
             for cell in cells:
                 _say(cell)
 
@@ -190,7 +190,7 @@ class _Driver:
 
 def _planned(master: DictConfig, words: Sequence[str], loader: ConfigLoader) -> Study:
     """The study, planned now or, where the same words planned it before, as it was planned then."""
-    what = sorted(word for word in words if word.split("=")[0] not in _OF_THE_RUN)
+    what = sorted(of_the_study(words))
     name = master.study
     if name is not None and not master.replan:
         study = Study(master.paths.output_root, name)
@@ -217,8 +217,8 @@ def _planned(master: DictConfig, words: Sequence[str], loader: ConfigLoader) -> 
     return study
 
 
-def compose_draft(master: DictConfig, words: Sequence[str], loader: ConfigLoader) -> Draft:
-    """Plan ``words`` beside what the study has already; nothing is written."""
+def compose_draft(master: DictConfig, words: Sequence[str], loader: ConfigLoader, measure: bool = True) -> Draft:
+    """Plan ``words`` beside what the study has already; no study is written (``measure``: see :class:`Planner`)."""
 
     def compose(combination: Sequence[str]) -> DictConfig:
         config = loader.load_sweep_config(master, list(combination))
@@ -229,7 +229,7 @@ def compose_draft(master: DictConfig, words: Sequence[str], loader: ConfigLoader
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         bar = progress.add_task("Planning", total=None)
-        return draft(words, compose, loader, lambda done: progress.update(bar, completed=done))
+        return draft(words, compose, loader, lambda done: progress.update(bar, completed=done), measure)
 
 
 def dry_run(words: Sequence[str]) -> list[str]:
@@ -238,21 +238,22 @@ def dry_run(words: Sequence[str]) -> list[str]:
         register_schema()
         loader = GlobalHydra.instance().config_loader()
         master = loader.load_configuration("config", list(words), run_mode=RunMode.MULTIRUN)
-        planned = compose_draft(master, list(words), loader)
+        planned = compose_draft(master, list(words), loader, measure=False)
         new = [line for line in planned.lines if line.cell in planned.configs or line.reason is not None]
         configs = [planned.configs.get(line.cell, {}).get("config", {}) for line in new]
         before = len(planned.lines) - len(new)
         head = f"study {planned.name} would have {len(planned.lines)} cells, {before} of them planned before"
-        return [head, *cost_lines(new, configs, _speeds(planned))]
+        frozen = {name: content["config"] for name, content in planned.configs.items()}
+        return [head, *cost_lines(new, configs, speeds(frozen))]
 
 
-def _speeds(planned: Draft) -> dict[str, float]:
-    """Image forwards a second of each new cell's model, measured on one chunk."""
+def speeds(configs: Mapping[str, Any]) -> dict[str, float]:
+    """Image forwards a second of the models of frozen configurations, by the cell's name, measured on some chunks."""
     planner = Planner()
     found: dict[int, float] = {}
     speeds = {}
-    for name, content in planned.configs.items():
-        config = DictConfig(content["config"])
+    for name, content in configs.items():
+        config = DictConfig(content)
         model = planner.model(config)
         if id(model) not in found:
             found[id(model)] = forwards_per_second(model, config.engine.chunk_size)
@@ -283,15 +284,28 @@ def _is_local(master: DictConfig) -> bool:
     return str(OmegaConf.select(master, "hydra.launcher._target_")).endswith(".BasicLauncher")
 
 
-def _note_kill(order: Order, number: int) -> None:
-    """Say of the cells that a killed child was at what became of it."""
-    name = signal.Signals(number).name
-    hint = " (memory may have run out)" if name == "SIGKILL" else ""
+def note_the_end_of_a_child(order: Order, code: int) -> None:
+    """Say of cells that a child left behind what became of it, where the child could not.
+
+    Args:
+        order: that it was at.
+        code: its exit code, minus the number of the signal that killed it.
+    """
+    state: State
+    facts: dict[str, Any] = {}
+    if code in (INTERRUPTED, TERMINATED):
+        state, error = "interrupted", "it was told to stop"
+    elif code < 0:
+        name = signal.Signals(-code).name
+        hint = " (memory may have run out)" if name == "SIGKILL" else ""
+        state, error, facts = "failed", f"its process was killed by {name}{hint}", {"signal": name}
+    else:
+        state, error = "failed", f"its process ended with exit code {code} and without a word"
     for cell in order.cells:
-        status = read_status(cell.folder)
-        if status["state"] == "running" and bury(cell.folder, Observer()):
-            facts = {key: status[key] for key in ("pairs", "done") if key in status}
-            write_status(cell.folder, "failed", error=f"its process was killed by {name}{hint}", signal=name, **facts)
+        status = cell.status()
+        if status["state"] in ("planned", "running") and bury(cell.folder, Observer()):
+            facts |= {key: status[key] for key in ("pairs", "done") if key in status}
+            write_status(cell.folder, state, error=error, **facts)
 
 
 def _say(cell: StudyCell) -> None:

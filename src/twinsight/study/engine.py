@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from omegaconf import DictConfig
 
-from twinsight.engine import Execution, measured_chunk_size
+from twinsight.engine import CHUNK_SIZE, Execution, measured_chunk_size
 from twinsight.errors import UserError
 from twinsight.files import write_json
 from twinsight.models import TwoViewModel, weights_digest
@@ -39,11 +39,11 @@ def check_engine(config: DictConfig) -> None:
         raise UserError(f"`engine.chunk_size` must be at least 1, got {size}")
 
 
-def fix_chunk_size(config: DictConfig, model: TwoViewModel) -> None:
+def fix_chunk_size(config: DictConfig, model: TwoViewModel, measure: bool = True) -> None:
     """Put a number in the place of ``engine.chunk_size=auto``.
 
     It is measured the first time for this model and machine; ``chunk_sizes.json`` below the output folder keeps it, so
-    that cells are found again.
+    that cells are found again. Without ``measure`` nothing is written, and the default stands in for it.
     """
     if config.engine.chunk_size != "auto":
         return
@@ -54,7 +54,9 @@ def fix_chunk_size(config: DictConfig, model: TwoViewModel) -> None:
     key = f"{machine} / {execution} / {weights_digest(model)[:16]}"
     path = Path(config.paths.output_root) / "chunk_sizes.json"
     measured: dict[str, int] = json.loads(path.read_text()) if path.exists() else {}
-    if key not in measured:
+    if key not in measured and not measure:
+        measured[key] = CHUNK_SIZE
+    elif key not in measured:
         measured[key] = measured_chunk_size(model, device, execution)
         write_json(path, measured)
     config.engine.chunk_size = measured[key]

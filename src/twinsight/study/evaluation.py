@@ -4,7 +4,7 @@ import dataclasses
 import logging
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytorch_lightning as pl
@@ -32,6 +32,7 @@ class Evaluation(pl.LightningModule):
         chunk_size: perturbed images per forward pass.
         recorded: counts the pairs that have a record, by the name of the cell; kept up to date.
         execution: precision of the passes, and what else they were opted into.
+        check: called before each batch; what it raises ends the work.
 
     Attributes:
         failed: what went wrong, by the name of the cell: where several run, the others go on.
@@ -45,6 +46,7 @@ class Evaluation(pl.LightningModule):
         chunk_size: int,
         recorded: dict[str, int] | None = None,
         execution: Execution = EXACT,
+        check: Callable[[], None] = lambda: None,
     ) -> None:
         super().__init__()
         self.model = model
@@ -53,6 +55,7 @@ class Evaluation(pl.LightningModule):
         self.done = done
         self.bank = PairBank(model, chunk_size, execution=execution)
         self.recorded: dict[str, int] = {} if recorded is None else recorded
+        self.check = check
         self.failed: dict[str, Exception] = {}
         self.writers: list[RecordWriter] = []
 
@@ -60,6 +63,7 @@ class Evaluation(pl.LightningModule):
         self.writers = [RecordWriter(cell.folder, self.global_rank) for cell in self.cells]
 
     def predict_step(self, batch: PairBatch, batch_idx: int) -> int:
+        self.check()
         for cell, writer, done in zip(self.cells, self.writers, self.done, strict=True):
             for skipped in batch.skipped:
                 if skipped.index not in done:
@@ -85,7 +89,8 @@ class Evaluation(pl.LightningModule):
                 raise
             self.failed[cell.name] = error
             log.error("%s failed, the others go on: %s: %s", cell.name, type(error).__name__, error)
-        self.recorded[cell.name] = self.recorded.get(cell.name, 0) + len(batch)
+        else:
+            self.recorded[cell.name] = self.recorded.get(cell.name, 0) + len(batch)
 
     def _run(self, cell: Cell, writer: RecordWriter, batch: PairBatch) -> None:
         started = time.perf_counter()

@@ -1,23 +1,16 @@
 """The task ``explain``: plan cells, compute what is missing, show what came out."""
 
-import logging
-import time
-
 from omegaconf import DictConfig
 
 from twinsight.config import validate
 from twinsight.errors import UserError
-from twinsight.study.locks import Observer
 from twinsight.study.pictures import draw_set
-from twinsight.study.planner import Plan, plan
-from twinsight.study.publish import log, present, publish
+from twinsight.study.planner import plan
+from twinsight.study.publish import log, present, publish, showing
 from twinsight.study.records import read
 from twinsight.study.run import compute, make_trainer, refuse_skipped
 from twinsight.study.sets import tabulate
-from twinsight.study.shards import bury
-
-logger = logging.getLogger(__name__)
-_POLL_SECONDS = 1.0
+from twinsight.study.shards import wait_for_the_dead
 
 
 def explain(config: DictConfig) -> int:
@@ -36,13 +29,13 @@ def explain(config: DictConfig) -> int:
 
         return run_as_job(config)
     validate(config)
-    for key in ("study", "shard", "retry_failed"):
+    for key in ("study", "shard", "retry_failed", "replan"):
         if config.get(key):
             raise UserError(f"`{key}={config[key]}` is for many cells: add -m, as in python run.py -m study=NAME ...")
     trainer = make_trainer(config)
     planned = plan(config)
     if trainer.is_global_zero:
-        _wait_for_the_dead(planned)
+        wait_for_the_dead(cell.folder for cell in planned.cells)
     outcome = compute(planned, config, trainer)
     if outcome.busy:
         name, who = next(iter(outcome.busy.items()))
@@ -52,24 +45,13 @@ def explain(config: DictConfig) -> int:
         for cell in cells:
             refuse_skipped(cell)
     if trainer.is_global_zero:
-        for cell in cells:
-            publish(cell, planned, config)
-        pictures, tables = draw_set(cells, planned, config), tabulate(cells)
-        failed = {name: f"{type(error).__name__}: {error}" for name, error in outcome.failed.items()}
-        present(cells, outcome.computed, planned.left_out, failed, together=pictures, tables=tables)
-        for cell in cells:
-            log(cell, config)  # last, since a logger may be far away and slow
+        with showing(cells) as mine:
+            for cell in mine:
+                publish(cell, planned, config)
+            pictures, tables = draw_set(cells, planned, config), tabulate(cells)
+            failed = {name: f"{type(error).__name__}: {error}" for name, error in outcome.failed.items()}
+            present(cells, outcome.computed, planned.left_out, failed, together=pictures, tables=tables)
+            for cell in mine:
+                log(cell, config)  # last, since a logger may be far away and slow
     readable = all(any(row["skipped"] is None for row in read(cell.folder)) for cell in cells)
     return 0 if readable and not outcome.failed else 1
-
-
-def _wait_for_the_dead(planned: Plan) -> None:
-    """Find out whether those who hold locks on the cells of this run are alive, which takes a minute at most."""
-    observer = Observer()
-    until = observer.clock() + observer.patience + _POLL_SECONDS
-    silent = [cell for cell in planned.cells if not bury(cell.folder, observer)]
-    if silent:
-        logger.info("%s is locked: looking whether its holder is alive", silent[0].name)
-    while silent and observer.clock() < until:
-        time.sleep(_POLL_SECONDS)
-        silent = [cell for cell in silent if not bury(cell.folder, observer) and not observer.moved(cell.folder)]

@@ -1,6 +1,5 @@
 """One job of a study: the cells of a number, as they were frozen, in this process."""
 
-import json
 import logging
 import traceback
 from collections.abc import Sequence
@@ -13,13 +12,15 @@ from omegaconf import DictConfig, OmegaConf
 
 from twinsight.complaints import explain_error
 from twinsight.errors import UserError
+from twinsight.study.locks import LockLost
 from twinsight.study.pictures import draw_set
 from twinsight.study.planner import Plan, Planner
+from twinsight.study.publish import is_shown, publish, showing
 from twinsight.study.publish import log as log_cell
-from twinsight.study.publish import publish
+from twinsight.study.records import is_whole
 from twinsight.study.run import Outcome, compute, make_trainer
 from twinsight.study.sets import tabulate
-from twinsight.study.shards import WHOLE, Shard
+from twinsight.study.shards import WHOLE, Shard, other_workers, wait_for_the_dead
 from twinsight.study.status import read_status, settled, write_status
 from twinsight.study.study import Study, StudyCell
 
@@ -70,9 +71,13 @@ def run_job(order: Order) -> int:
     built = _build(asked, Path(order.root))
     if built is None:
         return int(bool(asked))
+    wait_for_the_dead((cell.folder for cell in built.plan.cells), order.shard)
     failed = len(built.plan.cells) < len(asked)
     try:
         outcome = compute(built.plan, built.config, make_trainer(built.config), order.shard)
+    except LockLost as lost:  # what becomes of the cells is another's to say
+        log.warning("%s", lost)
+        return int(failed)
     except Exception as error:  # of these cells; the other jobs of the study go on
         for cell in built.plan.cells:
             if read_status(cell.folder)["state"] in ("planned", "running"):  # nobody has said why yet
@@ -88,19 +93,11 @@ def run_job(order: Order) -> int:
 
 
 def has_work(cell: StudyCell, retry_failed: bool = False) -> bool:
-    """Whether a cell is neither settled nor, if it is done, shown and logged."""
+    """Whether a cell is neither settled nor, if it is done, whole, shown and logged."""
     status = cell.status()
     if status["state"] == "done":
-        return not _shown(cell)
+        return not (is_shown(cell.folder, cell.line.logger) and is_whole(cell.folder))
     return not settled(status, retry_failed)
-
-
-def _shown(cell: StudyCell) -> bool:
-    if not (cell.folder / "metrics.json").exists():
-        return False
-    marker = cell.folder / "logged.json"
-    logger = cell.line.logger
-    return logger is None or (marker.exists() and logger in json.loads(marker.read_text()))
 
 
 def _build(cells: Sequence[StudyCell], root: Path) -> _Built | None:
@@ -116,7 +113,8 @@ def _build(cells: Sequence[StudyCell], root: Path) -> _Built | None:
         except Exception as error:  # of this cell; the others of the job may be whole
             message = explain_error(error) or f"{type(error).__name__}: {error}"
             trace = "".join(traceback.format_exception(error))
-            write_status(cell.folder, "failed", pairs=cell.pairs, done=0, error=message, traceback=trace)
+            if read_status(cell.folder)["state"] != "done" and not other_workers(cell.folder, WHOLE, itself=True):
+                write_status(cell.folder, "failed", pairs=cell.pairs, done=0, error=message, traceback=trace)
             _say(cell.name, error)
             continue
         built.label = cell.label
@@ -141,12 +139,15 @@ def _publish(built: _Built, outcome: Outcome) -> None:
     """Pictures, means and logger runs; what fails here costs a view, never a record."""
     waiting = {cell.name for cell in outcome.open} | set(outcome.failed) | set(outcome.busy)
     cells = [cell for cell in built.plan.cells if cell.name not in waiting]
-    for cell in cells:
-        try:
-            publish(cell, built.plan, built.config)
-            log_cell(cell, built.config)
-        except Exception as error:
-            _say(f"{cell.name} is done, but could not be shown", error)
+    with showing(cells) as mine:
+        for cell in mine:
+            if is_shown(cell.folder, (built.config.logger or {}).get("_target_")):
+                continue  # by another process, since this one looked
+            try:
+                publish(cell, built.plan, built.config)
+                log_cell(cell, built.config)
+            except Exception as error:
+                _say(f"{cell.name} is done, but could not be shown", error)
     try:
         draw_set(cells, built.plan, built.config)
         tabulate(cells)

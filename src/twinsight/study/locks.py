@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from twinsight.errors import UserError
 from twinsight.files import write_json
 
 BEAT_SECONDS = 5.0
@@ -83,6 +84,10 @@ class Observer:
         return any(folder in lock.parents for lock in self._moved)
 
 
+class LockLost(UserError):
+    """Another process took a lock over, since its holder had been silent for too long."""
+
+
 class Lock:
     """A lock in a folder, held by a process that shows signs of life.
 
@@ -106,7 +111,6 @@ class Lock:
 
     def __init__(self, folder: Path, beat: Callable[[], Any] | None = None) -> None:
         self.folder = folder
-        self.lost = False
         self._beat = beat
         self._mine: Holder | None = None
         self._stop = threading.Event()
@@ -155,7 +159,7 @@ class Lock:
             self._thread.join()
         mine, self._mine = self._mine, None
         with suppress(OSError):  # the end of the process will say as much
-            if not self.lost:
+            if not self._taken_over(mine):
                 self._write(Holder(**{**vars(mine), "beat": -1}))
         for path in self._files():
             if int(path.stem) < mine.generation:
@@ -166,12 +170,19 @@ class Lock:
         """Signs of life so far."""
         return 0 if self._mine is None else self._mine.beat
 
+    @property
+    def lost(self) -> bool:
+        """Whether another process took it over: this one was silent for too long, asleep or without its disk."""
+        return self._mine is not None and self._taken_over(self._mine)
+
+    def _taken_over(self, mine: Holder) -> bool:
+        newest = next(iter(self._files()), None)
+        return newest is None or int(newest.stem) > mine.generation
+
     def _live(self) -> None:
         while not self._stop.wait(BEAT_SECONDS):
             assert self._mine is not None
-            newest = next(iter(self._files()), None)
-            if newest is None or int(newest.stem) > self._mine.generation:
-                self.lost = True  # this process was silent for so long that another took over
+            if self._taken_over(self._mine):
                 return
             self._mine = Holder(**{**vars(self._mine), "beat": self._mine.beat + 1})
             try:

@@ -48,9 +48,14 @@ def plan(config: DictConfig) -> Plan:
 
 
 class Planner:
-    """Plans configurations, many of which may name one model or one set of photos: each distinct one is built once."""
+    """Plans configurations, many of which may name one model or one set of photos: each distinct one is built once.
 
-    def __init__(self) -> None:
+    Args:
+        measure: whether a chunk size of ``auto`` may be measured, and written down; else it counts as the default.
+    """
+
+    def __init__(self, measure: bool = True) -> None:
+        self._measure = measure
         self._models: dict[str, dict[int, TwoViewModel]] = {}
         self._photos: dict[str, tuple[Photos, str]] = {}
         self._others: dict[str, Any] = {}
@@ -73,7 +78,7 @@ class Planner:
                 raise UserError(f"`{key}` must be at least {least}, got {OmegaConf.select(config, key)}")
         check_engine(config)
         model = self.model(config)
-        fix_chunk_size(config, model)  # before anything is frozen: measured again it might be another
+        fix_chunk_size(config, model, self._measure)  # before anything is frozen: measured again it might be another
         composed = OmegaConf.to_container(config, resolve=True)
         assert isinstance(composed, dict)
         photos, digest = self._photos_of(config, composed["data"])

@@ -23,6 +23,8 @@ from twinsight.study.sweep import Compose, axes_of, compositions
 
 Frozen = dict[str, Any]
 
+_OF_THE_RUN = ("study", "shard", "retry_failed", "replan", "paths.output_root", "debug", "debug.enabled")
+
 
 @dataclass
 class Draft:
@@ -48,8 +50,21 @@ class Draft:
         return study
 
 
+def of_the_study(words: Iterable[str]) -> list[str]:
+    """The overrides that say what a study is, without those that say where and how it is run.
+
+    >>> of_the_study(["study=paper", "seed=0,1", "retry_failed=true"])
+    ['seed=0,1']
+    """
+    return [word for word in words if word.split("=")[0] not in _OF_THE_RUN]
+
+
 def draft(
-    words: Sequence[str], compose: Compose, loader: ConfigLoader, tell: Callable[[int], Any] = lambda done: None
+    words: Sequence[str],
+    compose: Compose,
+    loader: ConfigLoader,
+    tell: Callable[[int], Any] = lambda done: None,
+    measure: bool = True,
 ) -> Draft:
     """Plan every combination that ``words`` mean, after what the study has planned before.
 
@@ -58,12 +73,13 @@ def draft(
         compose: overrides to a configuration.
         loader: Hydra's.
         tell: is called with the number of combinations planned so far.
+        measure: see :class:`twinsight.study.Planner`.
 
     Raises:
         UserError: a combination does not fit; nothing has been written then.
     """
     axes = axes_of(words, loader)
-    planner = Planner()
+    planner = Planner(measure)
     study: Study | None = None
     lines: list[PlannedCell] = []
     known: set[str] = set()
@@ -94,25 +110,46 @@ def with_axes(lines: Iterable[PlannedCell], study: Study, configs: Mapping[str, 
     """The lines with what varies between them: names of model, data and explainer, and values of configuration keys.
 
     A key that the name of its group, or a key before it, already tells apart is left out; so are keys that decide no
-    result.
+    result. Where the configuration tells two cells not apart, what else is in their identity does: precision, the
+    digests of weights and photos, the version of results.
     """
     lines = list(lines)
     frozen = {cell.name: cell for cell in study.cells} if study.exists() else {}
-    facts = []
+    facts: list[dict[str, Any]] = []
+    hidden: list[dict[str, Any]] = []
     for line in lines:
         if line.reason is not None:
             facts.append(dict(line.axes))
+            hidden.append({})
             continue
         content = configs.get(line.cell)
         identity = content["identity"] if content else frozen[line.cell].identity
         config = content["config"] if content else frozen[line.cell].config
         names = {"model": identity["model"]["name"], "data": identity["data"]["name"], "explainer": line.label}
         facts.append(names | dict(_leaves(config)))
+        hidden.append(_hidden(identity))
     varying = _varying(facts)
+    for key in ("trainer.precision", "weights", "photos", "result_version"):
+        values: dict[str, set[str]] = {}
+        for one, more in zip(facts, hidden, strict=True):
+            values.setdefault(_text([one.get(axis) for axis in varying]), set()).add(_text(more.get(key)))
+        if any(len(several) > 1 for several in values.values()):
+            varying.append(key)
+            facts = [one | {key: more[key]} if more else one for one, more in zip(facts, hidden, strict=True)]
     return [
         replace(line, axes={key: one[key] for key in varying if key in one})
         for line, one in zip(lines, facts, strict=True)
     ]
+
+
+def _hidden(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """What decides a result and stands in no key that a table would show."""
+    return {
+        "trainer.precision": identity["precision"],
+        "weights": identity["model"]["weights"][:10],
+        "photos": identity["data"]["digest"][:10],
+        "result_version": identity["version"],
+    }
 
 
 def _varying(facts: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -156,7 +193,7 @@ def _text(value: Any) -> str:
 
 def _name_of(words: Sequence[str]) -> str:
     """What a multirun without a name is called: the same words mean the same study."""
-    return "sweep-" + hashlib.sha256("\n".join(sorted(words)).encode()).hexdigest()[:8]
+    return "sweep-" + hashlib.sha256("\n".join(sorted(of_the_study(words))).encode()).hexdigest()[:8]
 
 
 def _cells(planner: Planner, config: DictConfig, words: Sequence[str]) -> tuple[list[Cell], list[tuple[str, str]]]:

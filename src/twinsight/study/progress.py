@@ -1,7 +1,7 @@
 """How far a study is and what is left, from its plan and the status of its cells; and what a plan will cost."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,11 +82,18 @@ def status_lines(progress: Progress) -> list[str]:
     return lines
 
 
-def plan_lines(study: Study, speeds: dict[str, float] | None = None) -> list[str]:
-    """A planned study for people: what is left of it and what that costs."""
-    left = [cell for cell in study.cells if cell.status()["state"] not in ("done", "skipped")]
-    lines = cost_lines([cell.line for cell in left], [cell.config for cell in left], speeds or {})
-    done = sum(cell.status()["state"] == "done" for cell in study.cells)
+def plan_lines(study: Study, measure: Callable[[dict[str, Any]], dict[str, float]] = lambda configs: {}) -> list[str]:
+    """A planned study for people: what is left of it and what that costs.
+
+    Args:
+        study: planned.
+        measure: frozen configurations, by the cell's name, to image forwards a second.
+    """
+    states = {cell: cell.status()["state"] for cell in study.cells}
+    left = [cell for cell, state in states.items() if state not in ("done", "skipped")]
+    configs = {cell.name: cell.config for cell in left}
+    lines = cost_lines([cell.line for cell in left], list(configs.values()), measure(configs))
+    done = sum(state == "done" for state in states.values())
     return [f"study {study.name}: {len(study.cells)} cells, {done} of them done", *lines]
 
 

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import uuid
+from contextlib import suppress
 
 from twinsight.study.locks import Lock
 from twinsight.study.progress import folder_bytes
@@ -32,14 +34,25 @@ def prune(study: Study, only_failed: bool = False, remove: bool = False) -> list
     lines = [f"  kept {cell.name}: {why}" for cell, why in kept]
     if remove:
         for cell, _ in chosen:
-            lock = Lock(shard_lock(cell.folder, WHOLE))
-            if lock.take():  # nobody begins with it meanwhile
-                shutil.rmtree(cell.folder, ignore_errors=True)
-                lock.release()
-                shutil.rmtree(cell.folder, ignore_errors=True)
+            _remove(cell)
     done = "removed" if remove else "would remove (add --yes)"
     lines += [f"  {cell.name}" for cell, _ in chosen]
     return [f"{done}: results of {len(chosen)} cells, {size / 1e6:.1f} MB", *lines]
+
+
+def _remove(cell: StudyCell) -> None:
+    """Remove a cell's folder, unless somebody has begun with it; whoever begins from now on finds none."""
+    lock = Lock(shard_lock(cell.folder, WHOLE))
+    if not lock.take():
+        return
+    if other_workers(cell.folder, WHOLE):
+        lock.release()
+        return
+    waste = cell.folder.with_name(f".{cell.name}-{uuid.uuid4().hex[:8]}")
+    with suppress(FileNotFoundError):  # another process was at it first
+        cell.folder.rename(waste)
+    lock.release()
+    shutil.rmtree(waste, ignore_errors=True)
 
 
 def _planned_elsewhere(study: Study) -> set[str]:

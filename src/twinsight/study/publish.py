@@ -3,8 +3,10 @@
 import dataclasses
 import json
 import math
+import shutil
 import statistics
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,8 @@ from twinsight.study.pictures import animations, arrays_of, draw_cell, picture
 from twinsight.study.planner import Plan
 from twinsight.study.records import read
 from twinsight.study.sets import table_facts
+from twinsight.study.shards import alone
+from twinsight.study.status import read_status
 
 Row = dict[str, Any]
 
@@ -50,6 +54,26 @@ def log(cell: Cell, config: DictConfig) -> None:
     summary = json.loads((cell.folder / "metrics.json").read_text())
     log_cell(config.logger, cell, summary, rows, arrays_of(cell), drawn, films)
     write_json(marker, [*logged, config.logger._target_])
+
+
+@contextmanager
+def showing(cells: Sequence[Cell]) -> Iterator[list[Cell]]:
+    """Those of ``cells`` that no other process is publishing or logging, none of which will while the block lasts."""
+    with ExitStack() as stack:
+        mine = [cell for cell in cells if stack.enter_context(alone(cell.folder, "show"))]
+        yield mine
+    for cell in mine:
+        logger = (cell.config.get("logger") or {}).get("_target_")
+        if read_status(cell.folder)["state"] == "done" and is_shown(cell.folder, logger):
+            shutil.rmtree(cell.folder / "locks", ignore_errors=True)  # whoever comes now looks at these first
+
+
+def is_shown(folder: Path, logger: str | None) -> bool:
+    """Whether a finished cell has been published, and logged to ``logger`` (its ``_target_``), if there is one."""
+    if not (folder / "metrics.json").exists():
+        return False
+    marker = folder / "logged.json"
+    return logger is None or (marker.exists() and logger in json.loads(marker.read_text()))
 
 
 def describe(cell: Cell, side: int) -> dict[str, Any]:

@@ -90,6 +90,16 @@ def done_indices(folder: Path) -> set[int]:
     )
 
 
+def is_whole(folder: Path) -> bool:
+    """Whether every file of a finished cell can be opened; what lies inside is checked when it is read."""
+    try:
+        for name in TABLES:
+            pq.read_metadata(folder / f"{name}.parquet")
+    except (pa.ArrowInvalid, OSError):
+        return False
+    return True
+
+
 def compact(folder: Path, metadata: dict[str, str]) -> None:
     """Make one file per table, in pair order, of all fragments (and of an earlier compaction); then remove them."""
     for name in TABLES:

@@ -2,14 +2,13 @@
 
 import logging
 import os
-import shutil
 import socket
 import threading
 import time
 import traceback
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +16,8 @@ import hydra.utils
 import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.plugins.environments import LightningEnvironment
+from pytorch_lightning.strategies import ParallelStrategy
 
 from twinsight.data import PairDataModule, SkippedPair
 from twinsight.errors import UserError
@@ -25,10 +26,10 @@ from twinsight.models import evaluating
 from twinsight.study.cell import Cell
 from twinsight.study.engine import execution_of
 from twinsight.study.evaluation import Evaluation
-from twinsight.study.locks import Lock
+from twinsight.study.locks import Lock, LockLost
 from twinsight.study.planner import Plan
-from twinsight.study.records import compact, done_indices, read
-from twinsight.study.shards import WHOLE, Shard, other_workers, shard_lock
+from twinsight.study.records import compact, done_indices, is_whole, read
+from twinsight.study.shards import WHOLE, Shard, alone, other_workers, shard_lock
 from twinsight.study.status import State, read_status, write_status
 
 log = logging.getLogger(__name__)
@@ -89,22 +90,43 @@ def _held(planned: Plan, trainer: pl.Trainer, shard: Shard, outcome: Outcome) ->
     """The cells that are neither done nor another process's, for as long as the block lasts."""
     held = _Held(len(planned.photos), shard)
     try:
-        for cell in planned.cells:
-            if read_status(cell.folder)["state"] == "done":
-                continue
-            if trainer.is_global_zero:  # one process speaks for all of a run
+        unfinished = [cell for cell in planned.cells if not _is_done(cell)]
+        if trainer.is_global_zero:  # one process speaks for all of a run
+            for cell in unfinished:
                 busy = held.take(cell)
                 if busy is not None:
                     outcome.busy[cell.name] = busy
-                    continue
-                if read_status(cell.folder)["state"] == "done":  # since it was last looked at
+                elif _is_done(cell):  # since it was last looked at
                     held.release(cell)
-                    continue
-            held.cells.append(cell)
+                else:
+                    held.cells.append(cell)
+        else:
+            held.cells = unfinished
+        names, outcome.busy = _as_rank_zero_has_it(trainer, ([cell.name for cell in held.cells], outcome.busy))
+        held.cells = [cell for cell in planned.cells if cell.name in names]
         yield held
     finally:
         for cell in planned.cells:
             held.release(cell)
+
+
+def _is_done(cell: Cell) -> bool:
+    return read_status(cell.folder)["state"] == "done" and is_whole(cell.folder)
+
+
+def _as_rank_zero_has_it(trainer: pl.Trainer, value: Any) -> Any:
+    """What rank 0 gives, on every rank that torchrun or srun has started.
+
+    Ranks that Lightning starts itself begin when rank 0 has work, and find the same; the others stand here already, and
+    would wait for each other forever.
+    """
+    strategy = trainer.strategy
+    if not isinstance(strategy, ParallelStrategy) or trainer.world_size == 1:
+        return value
+    if strategy.cluster_environment is None or isinstance(strategy.cluster_environment, LightningEnvironment):
+        return value
+    strategy.setup_environment()
+    return strategy.broadcast(value)
 
 
 class _Held:
@@ -146,8 +168,17 @@ class _Held:
         if lock is None:
             return
         lock.release()
-        if read_status(cell.folder)["state"] == "done":
-            shutil.rmtree(cell.folder / "locks", ignore_errors=True)  # whoever comes now reads the status first
+
+    def lost(self, cell: Cell) -> bool:
+        """Whether another process has taken a cell over."""
+        lock = self.locks.get(cell.name)
+        return lock is not None and lock.lost
+
+    def check(self) -> None:
+        """Raise where another process has taken a cell over: from then on, records and status are its own."""
+        for cell in self.cells:
+            if self.lost(cell):
+                raise LockLost(f"{cell.name} was taken over by another process, since this one was silent for too long")
 
     def show(self, cell: Cell) -> None:
         """Write that the cell is running, with signs of life."""
@@ -187,10 +218,14 @@ def _compute(
     outcome: Outcome,
 ) -> None:
     pairs = len(planned.photos)
-    done = [done_indices(cell.folder) for cell in cells]
+    done = []
+    for cell in cells:
+        with alone(cell.folder, "merge", wait=True) if shard != WHOLE else nullcontext():
+            done.append(done_indices(cell.folder))  # not while another shard clears fragments away
     held.recorded = {cell.name: len(indices) for cell, indices in zip(cells, done, strict=True)}
     held.before = dict(held.recorded)
-    evaluation = Evaluation(planned.model, cells, done, config.engine.chunk_size, held.recorded, execution_of(config))
+    chunk_size, execution = config.engine.chunk_size, execution_of(config)
+    evaluation = Evaluation(planned.model, cells, done, chunk_size, held.recorded, execution, held.check)
     data = PairDataModule(
         planned.photos,
         planned.views,
@@ -220,20 +255,26 @@ def _compute(
             trainer.predict(evaluation, datamodule=data, return_predictions=False)
         evaluation.flush()
         trainer.strategy.barrier("records written")  # raises where another process has died
+        held.check()
         held.be_quiet()
     except BaseException as error:
         held.be_quiet()
-        _note_the_end(cells, evaluation, error, pairs)
+        _note_the_end([cell for cell in cells if not held.lost(cell)], evaluation, error, pairs)
         raise
     outcome.failed.update(evaluation.failed)
     if trainer.is_global_zero:
         for cell in cells:
-            if cell.name in evaluation.failed:
-                _note(cell, "failed", evaluation.failed[cell.name], pairs)
-            elif _close(cell, pairs, shard):
-                outcome.computed.append(cell)
-            else:
-                outcome.open.append(cell)
+            try:
+                if cell.name in evaluation.failed:
+                    _note(cell, "failed", evaluation.failed[cell.name], pairs)
+                elif _close(cell, pairs, shard):
+                    outcome.computed.append(cell)
+                else:
+                    outcome.open.append(cell)
+            except OSError as full:  # the disk of one cell is no reason to leave the others open
+                outcome.failed[cell.name] = full
+                with suppress(OSError):
+                    _note(cell, "failed", full, pairs)
     else:
         outcome.computed.extend(cell for cell in cells if cell.name not in evaluation.failed)
     trainer.strategy.barrier("records compacted")
@@ -269,30 +310,25 @@ def _note(cell: Cell, state: State, error: BaseException, pairs: int) -> None:
 
 def _close(cell: Cell, pairs: int, shard: Shard) -> bool:
     """Turn fragments into the cell's files and call it done; False where other shards still owe pairs."""
-    recorded = len(done_indices(cell.folder))
-    if recorded < pairs:
-        if shard.count > 1:
-            alone = len(other_workers(cell.folder, WHOLE)) < 2  # this one
-            if alone and read_status(cell.folder)["state"] in ("planned", "running"):
-                write_status(cell.folder, "interrupted", pairs=pairs, done=recorded, error="shards are missing")
-            return False
-        error = "the trainer stopped before the last pair"
-        write_status(cell.folder, "interrupted", pairs=pairs, done=recorded, error=error)
-        raise UserError(
-            f"only {recorded} of {pairs} pairs were explained: the trainer was told to stop early "
-            "(limit_predict_batches, fast_dev_run). To explain fewer pairs set data.limit"
-        )
-    merge = None if shard == WHOLE else Lock(shard_lock(cell.folder, WHOLE))
-    if merge is not None and not merge.take():
-        return read_status(cell.folder)["state"] == "done"  # another shard came last, and merges
-    try:
-        if read_status(cell.folder)["state"] != "done":
+    with alone(cell.folder, "merge", wait=True):  # shards may end at one time
+        if _is_done(cell):
+            return True
+        recorded = len(done_indices(cell.folder))
+        if recorded == pairs:
             compact(cell.folder, {"cell": cell.digest})
             write_status(cell.folder, "done", pairs=pairs, done=recorded, versions=_versions())
-    finally:
-        if merge is not None:
-            merge.release()
-    return True
+            return True
+        if shard != WHOLE:
+            last = len(other_workers(cell.folder, WHOLE)) < 3  # this process alone, with the locks on shard and merge
+            if last and read_status(cell.folder)["state"] in ("planned", "running"):
+                write_status(cell.folder, "interrupted", pairs=pairs, done=recorded, error="shards are missing")
+            return False
+    error = "the trainer stopped before the last pair"
+    write_status(cell.folder, "interrupted", pairs=pairs, done=recorded, error=error)
+    raise UserError(
+        f"only {recorded} of {pairs} pairs were explained: the trainer was told to stop early "
+        "(limit_predict_batches, fast_dev_run). To explain fewer pairs set data.limit"
+    )
 
 
 def _write_config(cell: Cell) -> None:

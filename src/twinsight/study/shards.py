@@ -1,10 +1,16 @@
-"""A cell's pairs in parts, each for a process of its own: the indices ``index::count``."""
+"""A cell's pairs in parts, each for a process of its own: the indices ``index::count``; and who works on which."""
 
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from twinsight.errors import UserError
 from twinsight.study.locks import Lock, Observer
+
+_POLL_SECONDS = 1.0
+_STEP_SECONDS = 0.1
 
 
 @dataclass(frozen=True)
@@ -69,22 +75,19 @@ def other_workers(folder: Path, shard: Shard, itself: bool = False) -> list[str]
 
     Shards of one count do not overlap with each other; everything overlaps with the whole.
     """
-    mine = shard_lock(folder, shard).name
     found = []
-    for lock in sorted((folder / "locks").glob("*")):
-        beside = shard != WHOLE and lock.name.endswith(f"-of-{shard.count}")
-        if (lock.name == mine and not itself) or (lock.name != mine and beside):
-            continue
+    for lock in _in_the_way(folder, shard, itself):
         holder = Lock(lock).holder()
         if holder is not None and not holder.released and not holder.dead:
             found.append(str(holder))
     return found
 
 
-def bury(folder: Path, observer: Observer) -> bool:
-    """Take the locks of a cell away from holders that are gone; whether no living one is left."""
+def bury(folder: Path, observer: Observer, shard: Shard = WHOLE) -> bool:
+    """Take the locks of a cell that overlap with ``shard`` away from holders that are gone; whether no living one is
+    left."""
     alive = False
-    for place in sorted((folder / "locks").glob("*")):
+    for place in _in_the_way(folder, shard, itself=True):
         lock = Lock(place)
         holder = lock.holder()
         if holder is None or holder.released:
@@ -94,3 +97,55 @@ def bury(folder: Path, observer: Observer) -> bool:
         else:
             alive = True
     return not alive
+
+
+def wait_for_the_dead(folders: Iterable[Path], shard: Shard = WHOLE) -> None:
+    """Find out whether those whose locks are in the way are alive, which takes a minute at most."""
+    observer = Observer()
+    until = observer.clock() + observer.patience + _POLL_SECONDS
+    silent = [folder for folder in folders if not bury(folder, observer, shard)]
+    while silent and observer.clock() < until:
+        time.sleep(_POLL_SECONDS)
+        silent = [folder for folder in silent if not bury(folder, observer, shard) and not observer.moved(folder)]
+
+
+@contextmanager
+def alone(folder: Path, step: str, wait: bool = False) -> Iterator[bool]:
+    """Let one process at a time do a short step on a cell, such as merging its fragments.
+
+    Args:
+        folder: of the cell.
+        step: its name.
+        wait: until whoever is at it has finished, or died.
+
+    Yields:
+        whether this process may; always, where it waits.
+    """
+    lock, observer = Lock(folder / "locks" / step), Observer()
+    mine = lock.take(observer)
+    while wait and not mine:
+        time.sleep(_STEP_SECONDS)
+        mine = lock.take(observer)
+    try:
+        yield mine
+    finally:
+        if mine:
+            lock.release()
+
+
+def _in_the_way(folder: Path, shard: Shard, itself: bool) -> list[Path]:
+    """Locks on parts of a cell that overlap with ``shard``; a shard is in nobody's way beside its like, or a step."""
+    mine = shard_lock(folder, shard).name
+    locks = sorted((folder / "locks").glob("*"))
+    if shard == WHOLE:
+        return [lock for lock in locks if itself or lock.name != mine]
+    beside = f"-of-{shard.count}"
+    return [
+        lock
+        for lock in locks
+        if (lock.name == mine and itself) or (lock.name != mine and _is_part(lock) and not lock.name.endswith(beside))
+    ]
+
+
+def _is_part(lock: Path) -> bool:
+    return lock.name == "whole" or "-of-" in lock.name
