@@ -10,8 +10,9 @@ PIP = $(VENV)/bin/python -m pip install --disable-pip-version-check --quiet $(if
 demo: $(VENV)/.installed
 	$(VENV)/bin/python run.py
 
+# A process per core with one thread each: tiny networks gain nothing from more threads.
 test: $(VENV)/.installed-dev
-	$(VENV)/bin/python -m pytest
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal
 
 test-all: $(VENV)/.installed-dev
 	$(VENV)/bin/python -m pytest -m "not gpu and not slurm and not ray and not browser"

@@ -8,8 +8,8 @@ from functools import partial
 from types import SimpleNamespace
 
 import pytest
-
 from test_locks import foreign
+
 from toy_cells import ROOT, TINY, rows, write_photo
 from toy_studies import TWO, assert_as_plain, planned, run
 from twinsight.errors import UserError
