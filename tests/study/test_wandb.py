@@ -22,8 +22,9 @@ from wandb.proto import wandb_internal_pb2
 from toy_cells import COLUMNS, cells, composed, only_cell, rows
 from twinsight.errors import UserError
 from twinsight.study import explain
-from twinsight.study.loggers import commit, logged_in, wandb_logger
 from twinsight.study.records import unpacked_array
+from twinsight.study.study import commit
+from twinsight.tracking import logged_in, wandb_logger
 
 SET = ("explainers=[gradcam,conditional_occlusion]", "explainers.options.conditional_occlusion.stride=8")
 VARIABLES = ("WANDB_MODE", "WANDB_API_KEY", "WANDB_BASE_URL", "WANDB_DIR", "WANDB_DATA_DIR", "WANDB_CACHE_DIR", "NETRC")
@@ -74,7 +75,7 @@ def logged(stranger, photos, tmp_path_factory):
         "data.limit=3",
         "pictures.limit=1",
         "logger=wandb",
-        "logger.group=a study",
+        "logger.wandb.group=a study",
         *SET,
     )
     assert explain(config) == 0
@@ -205,11 +206,11 @@ def test_nothing_is_written_to_the_home_folder(logged, stranger):
 
 
 def test_a_run_that_nobody_is_logged_in_for_stays_offline_and_says_how_to_upload_it(stranger, tiny, caplog):
-    config = tiny("explainer=gradcam", "data.limit=1", "logger=wandb", "logger.mode=auto")
+    config = tiny("explainer=gradcam", "data.limit=1", "logger=wandb", "logger.wandb.mode=auto")
     with caplog.at_level(logging.INFO):
         assert explain(config) == 0
     (folder,) = Path(config.paths.output_root, "wandb").glob("offline-run-*")
-    assert re.search(rf"wandb sync {re.escape(str(folder))}$", caplog.text, re.MULTILINE)
+    assert re.search(rf"wandb sync {re.escape(str(folder.parent))}$", caplog.text, re.MULTILINE)
     caplog.clear()
     with caplog.at_level(logging.INFO):
         assert explain(config) == 0
@@ -219,7 +220,7 @@ def test_a_run_that_nobody_is_logged_in_for_stays_offline_and_says_how_to_upload
 
 def test_a_cell_without_metrics_or_second_map_is_logged_too(stranger, tiny):
     for options in ({"metrics": {}}, {"explainer": {"_target_": "toy_cells.OneMap"}}):
-        config = tiny("explainer=gradcam", "data.limit=2", "logger=wandb", "logger.mode=offline", **options)
+        config = tiny("explainer=gradcam", "data.limit=2", "logger=wandb", "logger.wandb.mode=offline", **options)
         assert explain(config) == 0
         (folder,) = Path(config.paths.output_root, "wandb").glob("offline-run-*")
         assert len(table(folder, "pairs_table")["data"]) == 2
@@ -295,7 +296,7 @@ def test_a_netrc_file_elsewhere_is_found_and_a_broken_one_is_no_login(nobody, mo
 
 
 def test_an_unknown_mode_is_refused_with_the_valid_ones():
-    with pytest.raises(UserError, match=r"unknown `logger\.mode` 'ofline': did you mean 'offline'"):
+    with pytest.raises(UserError, match=r"unknown `logger\.wandb\.mode` 'ofline': did you mean 'offline'"):
         wandb_logger(mode="ofline")
 
 

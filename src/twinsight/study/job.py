@@ -1,6 +1,5 @@
 """One job of a study: the cells of a number, as they were frozen, in this process."""
 
-import json
 import logging
 import traceback
 from collections.abc import Sequence
@@ -13,9 +12,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from twinsight.complaints import explain_error
 from twinsight.errors import UserError
+from twinsight.study.dashboard import log_cells
 from twinsight.study.pictures import draw_set
 from twinsight.study.planner import Plan, Planner
-from twinsight.study.publish import log as log_cell
 from twinsight.study.publish import publish
 from twinsight.study.run import Outcome, compute, make_trainer
 from twinsight.study.sets import tabulate
@@ -58,7 +57,7 @@ class _Built:
 
 
 def run_job(order: Order) -> int:
-    """Compute what is missing of the cells of a job, and publish those that are done.
+    """Compute what is missing of the cells of a job, publish those that are done, and log those that are settled.
 
     What goes wrong is written into ``status.json`` of the cell that it concerns, and logged; nothing is raised but what
     ends the process.
@@ -66,6 +65,12 @@ def run_job(order: Order) -> int:
     Returns:
         exit code: 0, or 1 where a cell failed.
     """
+    code = _compute(order)
+    log_cells(order.cells, order.study)
+    return code
+
+
+def _compute(order: Order) -> int:
     asked = [cell for cell in order.cells if has_work(cell, order.retry_failed)]
     built = _build(asked, Path(order.root))
     if built is None:
@@ -88,19 +93,11 @@ def run_job(order: Order) -> int:
 
 
 def has_work(cell: StudyCell, retry_failed: bool = False) -> bool:
-    """Whether a cell is neither settled nor, if it is done, shown and logged."""
+    """Whether a cell is neither settled nor, if it is done, shown."""
     status = cell.status()
     if status["state"] == "done":
-        return not _shown(cell)
+        return not (cell.folder / "metrics.json").exists()
     return not settled(status, retry_failed)
-
-
-def _shown(cell: StudyCell) -> bool:
-    if not (cell.folder / "metrics.json").exists():
-        return False
-    marker = cell.folder / "logged.json"
-    logger = cell.line.logger
-    return logger is None or (marker.exists() and logger in json.loads(marker.read_text()))
 
 
 def _build(cells: Sequence[StudyCell], root: Path) -> _Built | None:
@@ -138,13 +135,12 @@ def _check_identity(cell: StudyCell, now: dict) -> None:
 
 
 def _publish(built: _Built, outcome: Outcome) -> None:
-    """Pictures, means and logger runs; what fails here costs a view, never a record."""
+    """Pictures and means; what fails here costs a view, never a record."""
     waiting = {cell.name for cell in outcome.open} | set(outcome.failed) | set(outcome.busy)
     cells = [cell for cell in built.plan.cells if cell.name not in waiting]
     for cell in cells:
         try:
             publish(cell, built.plan, built.config)
-            log_cell(cell, built.config)
         except Exception as error:
             _say(f"{cell.name} is done, but could not be shown", error)
     try:

@@ -49,7 +49,11 @@ class Draft:
 
 
 def draft(
-    words: Sequence[str], compose: Compose, loader: ConfigLoader, tell: Callable[[int], Any] = lambda done: None
+    words: Sequence[str],
+    compose: Compose,
+    loader: ConfigLoader,
+    tell: Callable[[int], Any] = lambda done: None,
+    planner: Planner | None = None,
 ) -> Draft:
     """Plan every combination that ``words`` mean, after what the study has planned before.
 
@@ -58,12 +62,13 @@ def draft(
         compose: overrides to a configuration.
         loader: Hydra's.
         tell: is called with the number of combinations planned so far.
+        planner: one that has built models and photos before.
 
     Raises:
         UserError: a combination does not fit; nothing has been written then.
     """
     axes = axes_of(words, loader)
-    planner = Planner()
+    planner = planner or Planner()
     study: Study | None = None
     lines: list[PlannedCell] = []
     known: set[str] = set()
@@ -71,7 +76,7 @@ def draft(
     job = 0
     for number, (combination, config) in enumerate(compositions(axes, compose, loader)):
         if study is None:
-            study = Study(config.paths.output_root, config.study or _name_of(words))
+            study = Study(config.paths.output_root, config.study or name_of(words))
             lines = [cell.line for cell in study.cells] if study.exists() else []
             known = {line.cell for line in lines}
             job = max((line.job for line in lines), default=-1) + 1
@@ -134,7 +139,20 @@ def _varying(facts: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 _DECIDES_NOTHING = (
-    *("paths", "logger", "loader", "pictures", "debug", "task", "trainer", "study", "shard", "retry_failed", "job"),
+    *(
+        "paths",
+        "logger",
+        "loader",
+        "pictures",
+        "debug",
+        "task",
+        "trainer",
+        "study",
+        "sweep",
+        "shard",
+        "retry_failed",
+        "job",
+    ),
     *("hydra", "explainers"),
 )
 
@@ -154,7 +172,7 @@ def _text(value: Any) -> str:
     return json.dumps(value, sort_keys=True, default=str)
 
 
-def _name_of(words: Sequence[str]) -> str:
+def name_of(words: Sequence[str]) -> str:
     """What a multirun without a name is called: the same words mean the same study."""
     return "sweep-" + hashlib.sha256("\n".join(sorted(words)).encode()).hexdigest()[:8]
 
@@ -188,7 +206,7 @@ def _lines(cells: Sequence[Cell], skipped: Sequence[tuple[str, str]], job: int) 
                 forwards=None if each is None else each * pairs,
                 maps=cell.explainer.maps,
                 table=table_facts(cell),
-                logger=(cell.config.get("logger") or {}).get("_target_"),
+                loggers=tuple(cell.config.get("logger") or {}),
             )
         )
     for words, reason in skipped:

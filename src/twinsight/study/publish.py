@@ -1,7 +1,6 @@
-"""What people look at, made from the records alone: metrics.json, pictures, logger runs, the table in the terminal."""
+"""What people look at, made from the records alone: metrics.json, pictures, the table in the terminal."""
 
 import dataclasses
-import json
 import math
 import statistics
 from collections.abc import Mapping
@@ -17,8 +16,7 @@ from twinsight import report
 from twinsight.files import write_json
 from twinsight.metrics import ALL_METRICS
 from twinsight.study.cell import Cell
-from twinsight.study.loggers import log_cell
-from twinsight.study.pictures import animations, arrays_of, draw_cell, picture
+from twinsight.study.pictures import draw_cell
 from twinsight.study.planner import Plan
 from twinsight.study.records import read
 from twinsight.study.sets import table_facts
@@ -34,22 +32,6 @@ def publish(cell: Cell, planned: Plan, config: DictConfig) -> None:
     explainer = describe(cell, planned.views.size)
     summary = {**summarize(rows, intervals=True), "not_applicable": cell.not_applicable, "explainer": explainer}
     write_json(cell.folder / "metrics.json", summary)
-
-
-def log(cell: Cell, config: DictConfig) -> None:
-    """Log a published cell to the chosen logger, unless it has been; ``logged.json`` keeps count."""
-    if not (config.logger and config.logger._target_):
-        return
-    marker = cell.folder / "logged.json"
-    logged = json.loads(marker.read_text()) if marker.exists() else []
-    if config.logger._target_ in logged:
-        return
-    rows = [row for row in read(cell.folder) if row["skipped"] is None]
-    drawn = {row["index"]: path for row in rows if (path := picture(cell, row)).exists()}
-    films = {f"{row['pair_id']}/{name}": path for row in rows for name, path in animations(cell, row).items()}
-    summary = json.loads((cell.folder / "metrics.json").read_text())
-    log_cell(config.logger, cell, summary, rows, arrays_of(cell), drawn, films)
-    write_json(marker, [*logged, config.logger._target_])
 
 
 def describe(cell: Cell, side: int) -> dict[str, Any]:
