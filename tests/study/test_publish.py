@@ -10,7 +10,7 @@ from rich.console import Console
 from toy_cells import only_cell
 from twinsight.errors import UserError
 from twinsight.study import explain, loggers, publish
-from twinsight.tracking import wandb_logger
+from twinsight.tracking import finish, settle_runs, wandb_logger
 
 
 @pytest.mark.parametrize("width", [60, 80, 120, 200])
@@ -84,7 +84,8 @@ def test_an_unreachable_server_means_offline_when_the_mode_is_automatic(tmp_path
 
     monkeypatch.setattr(wandb, "init", init)
     logger = wandb_logger(save_dir=tmp_path)
-    logger.experiment.finish()
+    finish(logger)
+    settle_runs()
     assert modes == ["online", "offline"]
     assert "the run is kept offline" in caplog.text
 

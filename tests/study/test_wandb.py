@@ -6,20 +6,18 @@ import logging
 import os
 import re
 import socket
-import struct
 import subprocess
 import threading
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 import wandb
 import yaml
 from PIL import Image
-from wandb.proto import wandb_internal_pb2
 
 from toy_cells import COLUMNS, cells, composed, only_cell, rows
+from toy_wandb import configuration, digest, history, logged_records, run_folder, table
 from twinsight.errors import UserError
 from twinsight.study import explain
 from twinsight.study.records import unpacked_array
@@ -82,58 +80,6 @@ def logged(stranger, photos, tmp_path_factory):
     os.environ.clear()
     os.environ.update(environment)
     return root
-
-
-def run_folder(root, cell):
-    """The offline run of a cell, found by its id."""
-    (folder,) = (root / "wandb").glob(f"offline-run-*-{digest(cell)[:16]}")
-    return folder
-
-
-def digest(cell):
-    return pq.read_schema(cell / "records.parquet").metadata[b"cell"].decode()
-
-
-def logged_records(folder):
-    """The records of a ``.wandb`` file: a log of 32 KiB blocks, each entry with checksum, length and kind."""
-    (path,) = folder.glob("*.wandb")
-    content, place, entry = path.read_bytes(), 7, b""
-    while place + 7 <= len(content):
-        room = 32768 - place % 32768
-        if room < 7:
-            place += room
-            continue
-        _, length, kind = struct.unpack("<IHB", content[place : place + 7])
-        entry += content[place + 7 : place + 7 + length]
-        place += 7 + length
-        if kind in (1, 4):  # whole, or the last of several parts
-            record = wandb_internal_pb2.Record()
-            record.ParseFromString(entry)
-            entry = b""
-            yield record
-
-
-def configuration(folder):
-    """What ``run.config`` holds."""
-    items = {}
-    for record in logged_records(folder):
-        for item in record.config.update:
-            items[item.key or "/".join(item.nested_key)] = json.loads(item.value_json)
-    return items
-
-
-def history(folder):
-    """Values of ``run.log``, the last of each."""
-    found = {}
-    for record in logged_records(folder):
-        for item in record.history.item:
-            found[tuple(item.nested_key) or (item.key,)] = json.loads(item.value_json)
-    return found
-
-
-def table(folder, name):
-    (path,) = (folder / "files" / "media" / "table").glob(f"{name}_*.table.json")
-    return json.loads(path.read_text())
 
 
 def test_each_cell_is_a_run_of_its_own_named_by_its_hash(logged):

@@ -24,7 +24,7 @@ from twinsight.study.cell import Cell
 from twinsight.study.locks import STALE_SECONDS
 from twinsight.study.loggers import agent_run, log_cell, own_run
 from twinsight.study.study import Study, StudyCell
-from twinsight.tracking import Uploads, chosen_loggers, goes_online, is_wandb
+from twinsight.tracking import Uploads, chosen_loggers, goes_online, is_wandb, settle_runs
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +39,7 @@ def log_run(cells: Sequence[Cell], config: DictConfig) -> None:
     with _uploading(loggers.values()):
         for cell, agent in zip(cells, agents, strict=False):
             log_cell(cell, loggers, agent=agent)
+        settle_runs()
 
 
 def log_cells(cells: Sequence[StudyCell], study: str) -> list[StudyCell]:
@@ -49,6 +50,7 @@ def log_cells(cells: Sequence[StudyCell], study: str) -> list[StudyCell]:
             loggers = chosen_loggers(OmegaConf.create(cell.config))
             if not log_cell(cell, loggers, study):
                 busy.append(cell)
+    settle_runs()
     return busy
 
 
@@ -106,6 +108,7 @@ def log_study(study: Study, node: DictConfig) -> None:
         _log_groups(logger.experiment, study)
         axes = dict.fromkeys(axis for cell in study.cells if cell.line.reason is None for axis in cell.axes)
         _log_parallel(logger.experiment, rows, list(axes), metrics)
+    settle_runs()
     write_json(marker, {**logged, agent or run: state})
 
 

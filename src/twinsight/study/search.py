@@ -188,6 +188,7 @@ class _Trying:
         self.compose, self.loader = planning
         self.drive = drive
         self.planner = Planner()
+        self.exhausted = False
         # What is wrong with the words of any trial is said before there is one.
         self.planner.validate(self.compose([*self.fixed, *overrides(_first(self.space))]))
 
@@ -201,7 +202,7 @@ class _Trying:
             if lost.state.name == "RUNNING":  # its process died: its cell goes on under a new number
                 trials.tell(lost.number, state=_failed())
                 trials.enqueue_trial(lost.params)
-        while (left := self.wanted.trials - len(ended(trials))) > 0:
+        while not self.exhausted and (left := self.wanted.trials - len(ended(trials))) > 0:
             asked = [trials.ask(self.space) for _ in range(min(self.wanted.batch, left))]
             planned = {trial: cell for trial in asked if (cell := self._planned(trials, trial)) is not None}
             if planned:
@@ -263,7 +264,7 @@ class _Trying:
             present = [value for value in values.values() if value is not None]
             missing = next((name for name, value in values.items() if value is None), None)
             if missing is None:
-                trials.tell(trial, present)
+                self._close(trials, trial, present)
             else:
                 why = cell.not_applicable.get(missing, "no pair has it")
                 self._fail(trials, trial, f"no value of {missing}: {why}")
@@ -271,7 +272,15 @@ class _Trying:
     def _fail(self, trials: "Trials", trial: "Trial", error: str) -> None:
         log.warning("trial %d failed: %s", trial.number, error)
         trial.set_user_attr("error", error)
-        trials.tell(trial, state=_failed())
+        self._close(trials, trial, None)
+
+    def _close(self, trials: "Trials", trial: "Trial", values: list[float] | None) -> None:
+        try:
+            trials.tell(trial, values, state=_failed() if values is None else None)
+        except RuntimeError as error:
+            if "Study.stop" not in str(error):
+                raise
+            self.exhausted = True  # how samplers that have tried everything say so; the trial has been noted
 
 
 def _value(cell: Cell, metric: str) -> float | None:
@@ -311,7 +320,7 @@ def _opened(study: Study, wanted: Search, command: Sequence[str]) -> "Trials":
     path.with_name(f"{JOURNAL}.lock").unlink(missing_ok=True)  # of a search that was killed: there is no other now
 
     def open_it() -> "Trials":
-        # A file to append to: 14 times faster than SQLite, and it may lie on a network file system.
+        # A file to append to may lie on a network file system, where SQLite's locks cannot be trusted.
         storage = JournalStorage(JournalFileBackend(str(path)))
         return optuna.create_study(
             storage=storage, study_name=study.name, directions=wanted.directions, load_if_exists=True

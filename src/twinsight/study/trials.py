@@ -45,7 +45,9 @@ def report_trials(study: Study, trials: "Trials", metrics: Sequence[str]) -> boo
     done = ended(trials)
     complete = [trial for trial in done if trial.values is not None]
     # Of trials that chose the same, the first stands for all.
-    best = list({tuple(overrides(trial.params)): trial for trial in reversed(trials.best_trials)}.values())[::-1]
+    last_first = sorted(trials.best_trials, key=lambda trial: -trial.number) if complete else []
+    firsts = {tuple(overrides(trial.params)): trial for trial in last_first}
+    best = sorted(firsts.values(), key=lambda trial: trial.number)
     front = {trial.number for trial in best}
     rows = [
         {

@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 Mode = Literal["auto", "online", "offline"]
 MODES: tuple[str, ...] = get_args(Mode)
 _INIT_SECONDS = 30.0
+_ended: list[Path] = []
 
 
 def wandb_logger(
@@ -136,6 +137,7 @@ def finishing(loggers: Iterable[Logger]) -> Iterator[None]:
                 offline, folder = logger.experiment.offline, finish(logger, exit_code)
                 if offline:
                     log.info("W&B run kept offline; to upload it: wandb sync %s", folder)
+        settle_runs()
 
 
 def finish(logger: WandbLogger, exit_code: int = 0) -> Path:
@@ -150,5 +152,16 @@ def finish(logger: WandbLogger, exit_code: int = 0) -> Path:
         log.info("W&B run: %s", run.url)
     run.finish(exit_code=exit_code)
     if run.offline:
-        mark_finished(folder)
+        _ended.append(folder)
     return folder
+
+
+def settle_runs() -> None:
+    """Wait until runs that were finished are whole on disk, and may be uploaded.
+
+    The end of a run returns before the last of it is written; only the end of W&B's service waits for that.
+    """
+    if _ended:
+        wandb.teardown()
+    while _ended:
+        mark_finished(_ended.pop())
