@@ -21,8 +21,12 @@ class StudySweeper(BasicSweeper):
         assert self.config is not None
         if OmegaConf.select(self.config, "task._target_") != "twinsight.study.explain":
             return super().sweep(arguments)
-        from twinsight.study.driver import sweep  # brings torch along
-
         assert self.hydra_context is not None
         words = [*self._parse_config(), *arguments]
+        if OmegaConf.select(self.config, "sweep"):
+            from twinsight.study.search import search
+
+            return search(self.config, words, self.hydra_context, self.task_function)
+        from twinsight.study.driver import sweep  # brings torch along
+
         return sweep(self.config, words, self.hydra_context, self.task_function)

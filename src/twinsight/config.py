@@ -81,6 +81,7 @@ class Config:
     similarity: Any = MISSING
     trainer: Any = MISSING
     logger: Any = None
+    sweep: Any = None
     protocol: str = "sound"
     seed: int = 0
     study: str | None = None

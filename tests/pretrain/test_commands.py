@@ -182,7 +182,7 @@ def test_training_goes_on_from_weights_of_ones_own_in_training_mode(shapes, watc
 
 def test_views_embedding_and_explanations_arrive_at_weights_and_biases(shapes, command):
     data = ("data=image_folder", f"data.root={shapes}", *SMALL, *ONE_EPOCH)
-    words = ("task=pretrain", *data, "logger=wandb", "logger.mode=offline", "paths.output_root=tracked")
+    words = ("task=pretrain", *data, "logger=wandb", "logger.wandb.mode=offline", "paths.output_root=tracked")
     folder = command(*words, "task.epochs=2", "task.watch.every=1")
     (run,) = (folder / "tracked/wandb").glob("offline-run-*")
     pictures = sorted(path.name.partition("_")[0] for path in (run / "files/media/images").iterdir())

@@ -9,8 +9,8 @@ from rich.console import Console
 
 from toy_cells import only_cell
 from twinsight.errors import UserError
-from twinsight.study import explain, publish
-from twinsight.study.loggers import wandb_logger
+from twinsight.study import explain, loggers, publish
+from twinsight.tracking import finish, settle_runs, wandb_logger
 
 
 @pytest.mark.parametrize("width", [60, 80, 120, 200])
@@ -58,16 +58,15 @@ def test_a_cell_computed_without_a_logger_is_logged_when_one_is_chosen_and_only_
     assert len(list((only_cell(config).parents[1] / "csv").rglob("metrics.csv"))) == 1
 
 
-def test_a_logger_that_fails_costs_neither_the_table_nor_the_next_chance(tiny, capsys, monkeypatch):
+def test_a_logger_that_fails_costs_neither_the_run_nor_the_next_chance(tiny, caplog, monkeypatch):
     def unreachable(*_, **__):
         raise ConnectionError("nobody there")
 
     config = tiny("logger=csv")
     with monkeypatch.context() as patch:
-        patch.setattr(publish, "log_cell", unreachable)
-        with pytest.raises(ConnectionError):
-            explain(config)
-    assert "Two-image metrics" in capsys.readouterr().out
+        patch.setattr(loggers, "build", unreachable)
+        assert explain(config) == 0
+    assert "could not be logged to csv: ConnectionError: nobody there" in caplog.text
     assert explain(tiny(f"paths.output_root={config.paths.output_root}", "logger=csv")) == 0
     assert list((only_cell(config).parents[1] / "csv").rglob("metrics.csv"))
 
@@ -85,11 +84,19 @@ def test_an_unreachable_server_means_offline_when_the_mode_is_automatic(tmp_path
 
     monkeypatch.setattr(wandb, "init", init)
     logger = wandb_logger(save_dir=tmp_path)
-    logger.experiment.finish()
+    finish(logger)
+    settle_runs()
     assert modes == ["online", "offline"]
     assert "the run is kept offline" in caplog.text
-    with pytest.raises(UserError, match=r"timed out.*logger\.mode=offline"):
-        wandb_logger(save_dir=tmp_path, mode="online")
+
+
+def test_online_needs_a_key_and_says_so_before_anything_is_computed(tiny, monkeypatch, tmp_path):
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "none"))
+    config = tiny("logger=wandb", "logger.wandb.mode=online")
+    with pytest.raises(UserError, match=r"`logger\.wandb\.mode=online` needs a key: run `wandb login`"):
+        explain(config)
+    assert not (tmp_path / config.paths.output_root / "cells").exists()
 
 
 @pytest.mark.parametrize("option", ["points=0", "step=0", "step=5000", "deletion_baseline=grey"])

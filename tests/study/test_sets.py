@@ -158,7 +158,7 @@ def run(tmp_path_factory):
         "explainers.options.feature_visualization.octaves=2",
         "pictures.limit=4",
         "logger=wandb",
-        "logger.mode=offline",
+        "logger.wandb.mode=offline",
     )
     assert explain(config) == 0
     return config, root / "out"

@@ -33,27 +33,22 @@ def order(study, job=0, shard=WHOLE):
     return Order(str(study.root), study.name, job, shard)
 
 
-def test_of_two_processes_one_shows_a_cell(study, monkeypatch):
-    shown = []
-    monkeypatch.setattr("twinsight.study.job.log_cell", lambda cell, config: shown.append(cell.name))
+def test_of_two_processes_one_publishes_a_cell(study):
     cell = study.cells[0]
-    with alone(cell.folder, "show"):
+    with alone(cell.folder, "publish"):
         assert run_job(order(study)) == 0
-        assert not shown
+        assert not (cell.folder / "metrics.json").exists()
         assert has_work(cell)
     assert run_job(order(study)) == 0
-    assert shown == [cell.name]
     assert not has_work(cell)
     assert not (cell.folder / "locks").exists()
 
 
-def test_a_process_that_comes_to_show_a_cell_after_another_has_leaves_it(study, monkeypatch):
-    shown = []
-    monkeypatch.setattr("twinsight.study.job.publish", lambda *given: shown.append(given))
-    monkeypatch.setattr("twinsight.study.job.is_shown", lambda *given: True)
+def test_a_process_that_comes_to_publish_a_cell_after_another_has_leaves_it(study, monkeypatch):
+    monkeypatch.setattr("twinsight.study.job.publish", lambda *given: pytest.fail("again"))
+    monkeypatch.setattr("twinsight.study.job.is_published", lambda folder: True)
     monkeypatch.setattr("twinsight.study.job.has_work", lambda *given: True)
     assert run_job(order(study)) == 0
-    assert not shown
 
 
 def test_a_job_takes_over_from_a_holder_on_another_machine_that_stands_still(study, plain, monkeypatch):

@@ -6,24 +6,23 @@ import logging
 import os
 import re
 import socket
-import struct
 import subprocess
 import threading
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 import wandb
 import yaml
 from PIL import Image
-from wandb.proto import wandb_internal_pb2
 
 from toy_cells import COLUMNS, cells, composed, only_cell, rows
+from toy_wandb import configuration, digest, history, logged_records, run_folder, table
 from twinsight.errors import UserError
 from twinsight.study import explain
-from twinsight.study.loggers import commit, logged_in, wandb_logger
 from twinsight.study.records import unpacked_array
+from twinsight.study.study import commit
+from twinsight.tracking import logged_in, wandb_logger
 
 SET = ("explainers=[gradcam,conditional_occlusion]", "explainers.options.conditional_occlusion.stride=8")
 VARIABLES = ("WANDB_MODE", "WANDB_API_KEY", "WANDB_BASE_URL", "WANDB_DIR", "WANDB_DATA_DIR", "WANDB_CACHE_DIR", "NETRC")
@@ -74,65 +73,13 @@ def logged(stranger, photos, tmp_path_factory):
         "data.limit=3",
         "pictures.limit=1",
         "logger=wandb",
-        "logger.group=a study",
+        "logger.wandb.group=a study",
         *SET,
     )
     assert explain(config) == 0
     os.environ.clear()
     os.environ.update(environment)
     return root
-
-
-def run_folder(root, cell):
-    """The offline run of a cell, found by its id."""
-    (folder,) = (root / "wandb").glob(f"offline-run-*-{digest(cell)[:16]}")
-    return folder
-
-
-def digest(cell):
-    return pq.read_schema(cell / "records.parquet").metadata[b"cell"].decode()
-
-
-def logged_records(folder):
-    """The records of a ``.wandb`` file: a log of 32 KiB blocks, each entry with checksum, length and kind."""
-    (path,) = folder.glob("*.wandb")
-    content, place, entry = path.read_bytes(), 7, b""
-    while place + 7 <= len(content):
-        room = 32768 - place % 32768
-        if room < 7:
-            place += room
-            continue
-        _, length, kind = struct.unpack("<IHB", content[place : place + 7])
-        entry += content[place + 7 : place + 7 + length]
-        place += 7 + length
-        if kind in (1, 4):  # whole, or the last of several parts
-            record = wandb_internal_pb2.Record()
-            record.ParseFromString(entry)
-            entry = b""
-            yield record
-
-
-def configuration(folder):
-    """What ``run.config`` holds."""
-    items = {}
-    for record in logged_records(folder):
-        for item in record.config.update:
-            items[item.key or "/".join(item.nested_key)] = json.loads(item.value_json)
-    return items
-
-
-def history(folder):
-    """Values of ``run.log``, the last of each."""
-    found = {}
-    for record in logged_records(folder):
-        for item in record.history.item:
-            found[tuple(item.nested_key) or (item.key,)] = json.loads(item.value_json)
-    return found
-
-
-def table(folder, name):
-    (path,) = (folder / "files" / "media" / "table").glob(f"{name}_*.table.json")
-    return json.loads(path.read_text())
 
 
 def test_each_cell_is_a_run_of_its_own_named_by_its_hash(logged):
@@ -205,11 +152,11 @@ def test_nothing_is_written_to_the_home_folder(logged, stranger):
 
 
 def test_a_run_that_nobody_is_logged_in_for_stays_offline_and_says_how_to_upload_it(stranger, tiny, caplog):
-    config = tiny("explainer=gradcam", "data.limit=1", "logger=wandb", "logger.mode=auto")
+    config = tiny("explainer=gradcam", "data.limit=1", "logger=wandb", "logger.wandb.mode=auto")
     with caplog.at_level(logging.INFO):
         assert explain(config) == 0
     (folder,) = Path(config.paths.output_root, "wandb").glob("offline-run-*")
-    assert re.search(rf"wandb sync {re.escape(str(folder))}$", caplog.text, re.MULTILINE)
+    assert re.search(rf"wandb sync {re.escape(str(folder.parent))}$", caplog.text, re.MULTILINE)
     caplog.clear()
     with caplog.at_level(logging.INFO):
         assert explain(config) == 0
@@ -219,7 +166,7 @@ def test_a_run_that_nobody_is_logged_in_for_stays_offline_and_says_how_to_upload
 
 def test_a_cell_without_metrics_or_second_map_is_logged_too(stranger, tiny):
     for options in ({"metrics": {}}, {"explainer": {"_target_": "toy_cells.OneMap"}}):
-        config = tiny("explainer=gradcam", "data.limit=2", "logger=wandb", "logger.mode=offline", **options)
+        config = tiny("explainer=gradcam", "data.limit=2", "logger=wandb", "logger.wandb.mode=offline", **options)
         assert explain(config) == 0
         (folder,) = Path(config.paths.output_root, "wandb").glob("offline-run-*")
         assert len(table(folder, "pairs_table")["data"]) == 2
@@ -295,7 +242,7 @@ def test_a_netrc_file_elsewhere_is_found_and_a_broken_one_is_no_login(nobody, mo
 
 
 def test_an_unknown_mode_is_refused_with_the_valid_ones():
-    with pytest.raises(UserError, match=r"unknown `logger\.mode` 'ofline': did you mean 'offline'"):
+    with pytest.raises(UserError, match=r"unknown `logger\.wandb\.mode` 'ofline': did you mean 'offline'"):
         wandb_logger(mode="ofline")
 
 

@@ -6,7 +6,6 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from PIL import Image
-from pytorch_lightning.loggers import WandbLogger
 from sklearn.decomposition import PCA
 from torch import Tensor
 from torch.nn import functional as F
@@ -18,6 +17,7 @@ from twinsight.models import TwoViewModel, evaluating, save_model
 from twinsight.plotting import draw_embedding, draw_pair
 from twinsight.pretrain.data import PretrainDataModule
 from twinsight.pretrain.method import PretrainMethod
+from twinsight.tracking import log_pictures
 
 
 class EveryEpochs(pl.Callback):
@@ -166,5 +166,4 @@ def _save(pixels: Tensor, path: Path) -> None:
 
 def _log_images(trainer: pl.Trainer, key: str, paths: list[Path]) -> None:
     for logger in trainer.loggers:
-        if isinstance(logger, WandbLogger):
-            logger.log_image(key, [str(path) for path in paths], step=trainer.global_step)
+        log_pictures(logger, key, paths, trainer.global_step)

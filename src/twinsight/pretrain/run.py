@@ -10,7 +10,6 @@ import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint
-from pytorch_lightning.loggers import WandbLogger
 
 from twinsight.config import validate
 from twinsight.errors import UserError, unknown
@@ -20,7 +19,7 @@ from twinsight.models.checkpoints import Layout, read_tensors, shapes
 from twinsight.pretrain.callbacks import ExplainPairs, SaveWeights, ShowLearning
 from twinsight.pretrain.data import PretrainDataModule
 from twinsight.pretrain.method import PretrainMethod
-from twinsight.tracking import finish
+from twinsight.tracking import build, check_loggers, chosen_loggers, finishing
 
 log = logging.getLogger(__name__)
 
@@ -59,14 +58,15 @@ def pretrain(config: DictConfig) -> int:
     model.checkpoint_sha256 = None  # its weights will no longer be those of the file
     method = hydra.utils.instantiate(task.method, model=model)
     _check_resumed(task, method)
-    logger = hydra.utils.instantiate(config.logger) if config.logger and config.logger._target_ else False
+    check_loggers(config)
+    loggers = [build(node) for node in chosen_loggers(config).values()]
     trainer = hydra.utils.instantiate(
         config.trainer,
         max_epochs=task.epochs,
         check_val_every_n_epoch=task.probe_every,
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
-        logger=logger,
+        logger=loggers or False,
         callbacks=[
             ModelCheckpoint(
                 _folder(task),
@@ -76,12 +76,12 @@ def pretrain(config: DictConfig) -> int:
                 save_on_train_epoch_end=True,  # every epoch, not only those with a probe
                 enable_version_counter=False,  # `last` is this run's, whatever ran before
             ),
-            *([LearningRateMonitor("step")] if logger else []),
+            *([LearningRateMonitor("step")] if loggers else []),
             *(_watchers(config, model) if task.watch else []),
         ],
     )
     model.to(memory_format=torch.channels_last)  # convolutions on CPU and tensor cores want it
-    with warnings.catch_warnings():
+    with finishing(loggers), warnings.catch_warnings():
         # Lightning 2.6 asks newer torch in the old way.
         warnings.filterwarnings("ignore", ".*(LeafSpec|all_gather).* is deprecated.*")
         trainer.fit(method, datamodule=data, ckpt_path=_resumed(task), weights_only=True)
@@ -107,8 +107,6 @@ def pretrain(config: DictConfig) -> int:
         save_model(model, task.output, figures, getattr(torch, task.weights_dtype))
         write_json(Path(task.output).with_suffix(".json"), figures)
         log.info("k-NN accuracy %.4f; weights in %s", figures["knn_accuracy"], task.output)
-        if isinstance(logger, WandbLogger):
-            finish(logger)
     return 0
 
 

@@ -6,7 +6,7 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from twinsight.config import conf_folder, register_schema
 from twinsight.engine import forwards_per_second
 from twinsight.exits import INTERRUPTED, TERMINATED
 from twinsight.study.children import run_in_child, warm_up
+from twinsight.study.dashboard import dashboards
 from twinsight.study.job import Order, has_work, run_job
 from twinsight.study.locks import Observer
 from twinsight.study.planner import Planner
@@ -35,6 +36,7 @@ from twinsight.study.progress import cost_lines
 from twinsight.study.shards import Shard, bury, shard_count
 from twinsight.study.status import State, write_status
 from twinsight.study.study import Study, StudyCell
+from twinsight.study.sweep import Compose
 
 log = logging.getLogger(__name__)
 _POLL_SECONDS = 1.0
@@ -47,6 +49,16 @@ def sweep(master: DictConfig, words: Sequence[str], context: HydraContext, task:
         UserError: a combination does not fit; nothing has been written or run then.
         SystemExit: with code 1, where a cell failed.
     """
+    drive = driving(master, context, task)
+    study = _planned(master, words, context.config_loader)
+    with dashboards(study):
+        drive(study)
+    if show_end(study):
+        sys.exit(1)
+
+
+def driving(master: DictConfig, context: HydraContext, task: TaskFunction) -> Callable[[Study], None]:
+    """Prepare this process, and give what launches the jobs of a study that have work and waits for them."""
     with open_dict(master):
         master.hydra.runtime.output_dir = str(Path(master.hydra.sweep.dir).resolve())
     Path(master.hydra.runtime.output_dir).mkdir(parents=True, exist_ok=True)
@@ -55,15 +67,12 @@ def sweep(master: DictConfig, words: Sequence[str], context: HydraContext, task:
     local = _is_local(master)
     if local:
         warm_up()  # while this process plans
-    study = _planned(master, words, context.config_loader)
     launcher = Plugins.instance().instantiate_launcher(
         hydra_context=HydraContext(config_loader=FrozenLoader(master), callbacks=context.callbacks),
         task_function=task,
         config=master,
     )
-    _Driver(study, launcher, master).drive(local)
-    if show_end(study):
-        sys.exit(1)
+    return lambda study: _Driver(study, launcher, master).drive(local)
 
 
 def run_as_job(config: DictConfig) -> int:
@@ -190,7 +199,7 @@ class _Driver:
 
 def _planned(master: DictConfig, words: Sequence[str], loader: ConfigLoader) -> Study:
     """The study, planned now or, where the same words planned it before, as it was planned then."""
-    what = sorted(of_the_study(words))
+    what = of_the_study(words)
     name = master.study
     if name is not None and not master.replan:
         study = Study(master.paths.output_root, name)
@@ -217,8 +226,8 @@ def _planned(master: DictConfig, words: Sequence[str], loader: ConfigLoader) -> 
     return study
 
 
-def compose_draft(master: DictConfig, words: Sequence[str], loader: ConfigLoader, measure: bool = True) -> Draft:
-    """Plan ``words`` beside what the study has already; no study is written (``measure``: see :class:`Planner`)."""
+def composing(master: DictConfig, loader: ConfigLoader) -> Compose:
+    """What makes a configuration of a combination of overrides."""
 
     def compose(combination: Sequence[str]) -> DictConfig:
         config = loader.load_sweep_config(master, list(combination))
@@ -226,10 +235,19 @@ def compose_draft(master: DictConfig, words: Sequence[str], loader: ConfigLoader
             del config["hydra"]
         return config
 
+    return compose
+
+
+def compose_draft(master: DictConfig, words: Sequence[str], loader: ConfigLoader, measure: bool = True) -> Draft:
+    """Plan ``words`` beside what the study has already; no study is written (``measure``: see :class:`Planner`)."""
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         bar = progress.add_task("Planning", total=None)
-        return draft(words, compose, loader, lambda done: progress.update(bar, completed=done), measure)
+
+        def tell(done: int) -> None:
+            progress.update(bar, completed=done)
+
+        return draft(words, composing(master, loader), loader, tell, Planner(measure))
 
 
 def dry_run(words: Sequence[str]) -> list[str]:

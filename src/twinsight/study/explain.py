@@ -4,9 +4,10 @@ from omegaconf import DictConfig
 
 from twinsight.config import validate
 from twinsight.errors import UserError
+from twinsight.study.dashboard import log_run
 from twinsight.study.pictures import draw_set
 from twinsight.study.planner import plan
-from twinsight.study.publish import log, present, publish, showing
+from twinsight.study.publish import present, publish, publishing
 from twinsight.study.records import read
 from twinsight.study.run import compute, make_trainer, refuse_skipped
 from twinsight.study.sets import tabulate
@@ -29,6 +30,8 @@ def explain(config: DictConfig) -> int:
 
         return run_as_job(config)
     validate(config)
+    if config.get("sweep"):
+        raise UserError("`sweep` is for many cells: add -m, as in python run.py -m sweep=optuna study=NAME ...")
     for key in ("study", "shard", "retry_failed", "replan"):
         if config.get(key):
             raise UserError(f"`{key}={config[key]}` is for many cells: add -m, as in python run.py -m study=NAME ...")
@@ -45,13 +48,12 @@ def explain(config: DictConfig) -> int:
         for cell in cells:
             refuse_skipped(cell)
     if trainer.is_global_zero:
-        with showing(cells) as mine:
+        with publishing(cells) as mine:
             for cell in mine:
                 publish(cell, planned, config)
-            pictures, tables = draw_set(cells, planned, config), tabulate(cells)
-            failed = {name: f"{type(error).__name__}: {error}" for name, error in outcome.failed.items()}
-            present(cells, outcome.computed, planned.left_out, failed, together=pictures, tables=tables)
-            for cell in mine:
-                log(cell, config)  # last, since a logger may be far away and slow
+        pictures, tables = draw_set(cells, planned, config), tabulate(cells)
+        failed = {name: f"{type(error).__name__}: {error}" for name, error in outcome.failed.items()}
+        present(cells, outcome.computed, planned.left_out, failed, together=pictures, tables=tables)
+        log_run(planned.cells, config)  # last, since a logger may be far away and slow
     readable = all(any(row["skipped"] is None for row in read(cell.folder)) for cell in cells)
     return 0 if readable and not outcome.failed else 1

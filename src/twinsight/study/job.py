@@ -12,11 +12,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from twinsight.complaints import explain_error
 from twinsight.errors import UserError
+from twinsight.study.dashboard import log_cells
 from twinsight.study.locks import LockLost
 from twinsight.study.pictures import draw_set
 from twinsight.study.planner import Plan, Planner
-from twinsight.study.publish import is_shown, publish, showing
-from twinsight.study.publish import log as log_cell
+from twinsight.study.publish import is_published, publish, publishing
 from twinsight.study.records import is_whole
 from twinsight.study.run import Outcome, compute, make_trainer
 from twinsight.study.sets import tabulate
@@ -59,7 +59,7 @@ class _Built:
 
 
 def run_job(order: Order) -> int:
-    """Compute what is missing of the cells of a job, and publish those that are done.
+    """Compute what is missing of the cells of a job, publish those that are done, and log those that are settled.
 
     What goes wrong is written into ``status.json`` of the cell that it concerns, and logged; nothing is raised but what
     ends the process.
@@ -67,6 +67,12 @@ def run_job(order: Order) -> int:
     Returns:
         exit code: 0, or 1 where a cell failed.
     """
+    code = _compute(order)
+    log_cells(order.cells, order.study)
+    return code
+
+
+def _compute(order: Order) -> int:
     asked = [cell for cell in order.cells if has_work(cell, order.retry_failed)]
     built = _build(asked, Path(order.root))
     if built is None:
@@ -93,10 +99,10 @@ def run_job(order: Order) -> int:
 
 
 def has_work(cell: StudyCell, retry_failed: bool = False) -> bool:
-    """Whether a cell is neither settled nor, if it is done, whole, shown and logged."""
+    """Whether a cell is neither settled nor, if it is done, whole and published."""
     status = cell.status()
     if status["state"] == "done":
-        return not (is_shown(cell.folder, cell.line.logger) and is_whole(cell.folder))
+        return not (is_published(cell.folder) and is_whole(cell.folder))
     return not settled(status, retry_failed)
 
 
@@ -136,16 +142,15 @@ def _check_identity(cell: StudyCell, now: dict) -> None:
 
 
 def _publish(built: _Built, outcome: Outcome) -> None:
-    """Pictures, means and logger runs; what fails here costs a view, never a record."""
+    """Pictures and means; what fails here costs a view, never a record."""
     waiting = {cell.name for cell in outcome.open} | set(outcome.failed) | set(outcome.busy)
     cells = [cell for cell in built.plan.cells if cell.name not in waiting]
-    with showing(cells) as mine:
+    with publishing(cells) as mine:
         for cell in mine:
-            if is_shown(cell.folder, (built.config.logger or {}).get("_target_")):
+            if is_published(cell.folder):
                 continue  # by another process, since this one looked
             try:
                 publish(cell, built.plan, built.config)
-                log_cell(cell, built.config)
             except Exception as error:
                 _say(f"{cell.name} is done, but could not be shown", error)
     try:

@@ -1,143 +1,278 @@
-"""A finished cell as a logger's run: scalars and configuration for all, tables, pictures and curves for W&B."""
+"""Settled cells as runs of loggers: scalars and configuration for all, pictures and curves where they are shown."""
 
+import json
 import logging
-import netrc
 import os
-from collections.abc import Mapping
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
-from urllib.parse import urlparse
+from typing import Any
 
-import hydra.utils
 import numpy as np
 import wandb
 from omegaconf import DictConfig
-from pytorch_lightning.loggers import Logger, WandbLogger
-from pytorch_lightning.utilities import rank_zero_only
+from pytorch_lightning.loggers import CSVLogger, MLFlowLogger, TensorBoardLogger, WandbLogger
 
-from twinsight.errors import UserError, unknown
+from twinsight.files import write_json
+from twinsight.signatures import locate
 from twinsight.study.cell import Cell
-from twinsight.study.records import unpacked_array
-from twinsight.study.study import commit
-from twinsight.tracking import finish
+from twinsight.study.locks import Lock, Observer
+from twinsight.study.pictures import animations, arrays_of, picture
+from twinsight.study.records import read, unpacked_array
+from twinsight.study.status import read_status
+from twinsight.study.study import StudyCell, commit
+from twinsight.tracking import build, finish, is_wandb, log_pictures
 
 log = logging.getLogger(__name__)
 
 Row = dict[str, Any]
-_MODES = ("auto", "online", "offline")
+_AGENT = ("WANDB_SWEEP_ID", "WANDB_RUN_ID", "WANDB_SWEEP_PARAM_PATH")
+"""What an agent of a W&B sweep tells the run that it starts."""
+_observer = Observer()
 
 
-def wandb_logger(
-    project: str = "twinsight",
-    mode: Literal["auto", "online", "offline"] = "auto",
-    save_dir: str | Path = "outputs",
-    entity: str | None = None,
-    group: str | None = None,
-    tags: list[str] | None = None,
-    run_id: str | None = None,
-    name: str | None = None,
-) -> WandbLogger:
-    """Lightning's W&B logger with a mode that needs no thought.
+@dataclass
+class _Facts:
+    """What loggers get of a cell: its files, read once for all of them.
 
-    Args:
-        project, entity, group, tags: as W&B has them.
-        mode: ``"auto"`` is online when this machine is logged in to W&B, else offline; ``"online"``, ``"offline"``.
-        save_dir: W&B's local files go to ``wandb`` below.
-        run_id: the same id resumes the same run.
-        name: of the run.
-
-    Raises:
-        UserError: unknown mode; with ``"online"``, W&B cannot be reached (``"auto"`` then goes on offline).
+    Attributes:
+        state: ``done`` or ``failed``.
+        error: first line of what went wrong; empty when done.
+        scalars: means over pairs, and how many there are.
+        rows: records of the pairs that were explained.
+        arrays: their maps and curves, by index.
+        pictures: by index, those that were drawn.
+        films: animations by name.
     """
-    if mode not in _MODES:
-        raise unknown("`logger.mode`", mode, _MODES)
-    offline = mode == "offline" or (mode == "auto" and not logged_in())
-    folder = Path(save_dir).resolve() / "wandb"
-    folder.mkdir(parents=True, exist_ok=True)
-    # Pictures of tables wait there for their upload; W&B would put them below the home folder.
-    os.environ.setdefault("WANDB_DATA_DIR", str(folder))
-    os.environ.setdefault("WANDB_CACHE_DIR", str(folder / "cache"))
-    os.environ.setdefault("WANDB_SILENT", "true")  # what matters is said once, by us
-    if getattr(rank_zero_only, "rank", 0):
-        return WandbLogger(offline=True, save_dir=str(save_dir))  # never starts a run: rank 0 has the one there is
 
-    def start(offline: bool) -> WandbLogger:
-        run = wandb.init(
-            project=project,
-            entity=entity,
-            group=group,
-            tags=tags,
-            id=run_id,
-            name=name,
-            dir=str(save_dir),
-            mode="offline" if offline else "online",
-            resume="allow",
-            settings=wandb.Settings(silent=True, console="off", x_disable_stats=True, init_timeout=30),
+    state: str
+    error: str
+    scalars: dict[str, float]
+    rows: list[Row]
+    arrays: Mapping[int, Row]
+    pictures: Mapping[int, Path]
+    films: Mapping[str, Path]
+
+    @classmethod
+    def of(cls, cell: Cell | StudyCell) -> "_Facts | None":
+        """None for a cell that is not settled, or has not been published."""
+        status = read_status(cell.folder)
+        if status["state"] == "failed":
+            error = str(status.get("error", "")).partition("\n")[0]
+            return cls("failed", error, {"pairs": status.get("done", 0)}, [], {}, {}, {})
+        published = cell.folder / "metrics.json"
+        if status["state"] != "done" or not published.exists():
+            return None
+        summary = json.loads(published.read_text())
+        rows = [row for row in read(cell.folder) if row["skipped"] is None]
+        means = {name: facts["mean"] for name, facts in summary["metrics"].items() if facts["mean"] is not None}
+        return cls(
+            "done",
+            "",
+            {"pairs": summary["pairs"], "skipped": len(summary["skipped"]), **means},
+            rows,
+            arrays_of(cell),
+            {row["index"]: path for row in rows if (path := picture(cell, row)).exists()},
+            {f"{row['pair_id']}/{name}": path for row in rows for name, path in animations(cell, row).items()},
         )
-        return WandbLogger(experiment=run)
-
-    try:
-        return start(offline)
-    except wandb.errors.Error as error:
-        if mode != "auto" or offline:
-            raise UserError(f"W&B cannot start a run ({error}): log in, or set logger.mode=offline") from error
-        log.warning("W&B cannot be reached (%s): the run is kept offline", error)
-        return start(offline=True)
-
-
-def logged_in() -> bool:
-    """Whether W&B would find a key: in the environment or in the netrc file, where ``wandb login`` puts it."""
-    if os.environ.get("WANDB_MODE") in ("offline", "disabled", "dryrun"):
-        return False
-    if os.environ.get("WANDB_API_KEY"):
-        return True
-    host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
-    path = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
-    try:
-        return netrc.netrc(path).authenticators(host) is not None
-    except (OSError, netrc.NetrcParseError):
-        return False
 
 
 def log_cell(
-    node: DictConfig,
-    cell: Cell,
-    summary: Mapping[str, Any],
-    rows: list[Row],
-    arrays: Mapping[int, Row],
-    pictures: Mapping[int, Path],
-    films: Mapping[str, Path],
-) -> None:
-    """Log a finished cell to the logger that ``node`` describes, and close the logger."""
+    cell: Cell | StudyCell,
+    loggers: Mapping[str, DictConfig],
+    study: str | None = None,
+    agent: str | None = None,
+) -> bool:
+    """Give a settled cell to loggers, each unless it has been; ``logged.json`` keeps count.
+
+    What a logger does wrong is said, and costs nothing else.
+
+    Args:
+        cell: done and published, or failed; of any other nothing is logged.
+        loggers: by name.
+        study: that it is logged for; the same cell is a run of its own in each study.
+        agent: id of the run that an agent of a W&B sweep wants, None without one.
+
+    Returns:
+        False where another living process logs it right now.
+    """
+    if not _owed(cell, loggers, study, agent):
+        return True
+    lock = Lock(cell.folder / "logging")
+    if not lock.take(_observer):
+        return False
+    try:
+        logged = _logged(cell)
+        facts = None
+        for name in _owed(cell, loggers, study, agent):
+            facts = facts or _Facts.of(cell)
+            if facts is None:
+                break
+            try:
+                _log(loggers[name], cell, facts, study, agent)
+            except Exception as error:
+                log.warning("%s could not be logged to %s: %s: %s", cell.name, name, type(error).__name__, error)
+                continue
+            logged[_key(name, study, agent)] = facts.state + facts.error
+            write_json(cell.folder / "logged.json", logged)
+    finally:
+        lock.release()
+        shutil.rmtree(lock.folder, ignore_errors=True)  # whoever comes now looks at the marker first
+    return True
+
+
+def agent_run() -> str | None:
+    """Id of the run that an agent of a W&B sweep wants from this process."""
+    return os.environ.get("WANDB_RUN_ID") if os.environ.get("WANDB_SWEEP_ID") else None
+
+
+def run_id(digest: str, study: str | None) -> str:
+    """Of the run of a cell; the same cell lands in the same run, whoever logs it.
+
+    >>> run_id("0123456789abcdef0123", "paper"), run_id("0123456789abcdef0123", None)
+    ('paper-0123456789abcdef', '0123456789abcdef')
+    """
+    return "-".join([*([study] if study else []), digest[:16]])
+
+
+@contextmanager
+def own_run(node: DictConfig, run: str, agent: str | None, **options: Any) -> Iterator[WandbLogger]:
+    """A W&B run that is written to disk, whole or not at all, and finished whatever happens.
+
+    Args:
+        node: the logger.
+        run: id; local files of it that are there already are replaced.
+        agent: id of the agent's run, which then is this one; None keeps out of a sweep.
+        options: of :func:`twinsight.tracking.wandb_logger`; ``exit_code``: of the run.
+    """
+    exit_code = options.pop("exit_code", 0)
+    held = {} if agent else {name: os.environ.pop(name) for name in _AGENT if name in os.environ}
+    if held:
+        wandb.teardown()  # its service remembers the sweep
+    try:
+        for old in (Path(node.save_dir) / "wandb").glob(f"offline-run-*/run-{agent or run}.wandb"):
+            shutil.rmtree(old.parent, ignore_errors=True)  # by a process that died before it noted so, or of before
+        logger = build(node, mode="offline", run_id=agent or run, **options)
+        assert isinstance(logger, WandbLogger)
+        try:
+            yield logger
+        except BaseException:
+            finish(logger, 1)
+            raise
+        finish(logger, exit_code)
+    finally:
+        if held:
+            os.environ.update(held)
+            wandb.teardown()
+
+
+def _logged(cell: Cell | StudyCell) -> dict[str, str]:
+    """State in which each logger got it; a list, as earlier versions wrote it, does not say of which study."""
+    marker = cell.folder / "logged.json"
+    found = json.loads(marker.read_text()) if marker.exists() else {}
+    return found if isinstance(found, dict) else {}
+
+
+def _owed(cell: Cell | StudyCell, loggers: Mapping[str, DictConfig], study: str | None, agent: str | None) -> list[str]:
+    """Names of the loggers that do not know yet how the cell ended."""
+    status = read_status(cell.folder)
+    state = status["state"] + str(status.get("error", "")).partition("\n")[0]
+    logged = _logged(cell)
+    return [name for name in loggers if logged.get(_key(name, study, agent)) != state]
+
+
+def _key(logger: str, study: str | None, agent: str | None) -> str:
+    return f"{logger}/{agent or study or ''}"
+
+
+def _log(node: DictConfig, cell: Cell | StudyCell, facts: _Facts, study: str | None, agent: str | None) -> None:
+    parameters = {
+        "cell": cell.digest,
+        "study": study,
+        "commit": commit(),
+        "state": facts.state,
+        "error": facts.error,
+        **cell.identity,
+        **({"axes": dict(cell.axes)} if isinstance(cell, StudyCell) else {}),
+    }
+    if is_wandb(node):
+        _log_wandb(node, cell, facts, parameters, study, agent)
+        return
+    target: Any = locate("logger._target_", node._target_)
     options: dict[str, Any] = {}
-    wants_wandb = node._target_.endswith("wandb_logger")
-    if wants_wandb:
-        # The hash as id: running the cell again lands in the same run.
-        options = {"run_id": cell.digest[:16], "name": cell.name}
-    logger: Logger = hydra.utils.instantiate(node, **options)
-    scalars = {name: facts["mean"] for name, facts in summary["metrics"].items() if facts["mean"] is not None}
-    logger.log_hyperparams({"cell": cell.digest, "commit": commit(), **cell.identity})
-    logger.log_metrics({"pairs": summary["pairs"], "skipped": len(summary["skipped"]), **scalars})
-    if isinstance(logger, WandbLogger):
-        _log_tables(logger, rows, arrays, pictures)
-        for name, path in films.items():
-            logger.experiment.log({f"animations/{name}": wandb.Video(str(path), format="gif")})
+    if issubclass(target, CSVLogger | TensorBoardLogger):
+        options = {"name": node.get("name") or study or "cells", "version": cell.name}
+        shutil.rmtree(Path(node.save_dir, options["name"], cell.name), ignore_errors=True)
+    elif issubclass(target, MLFlowLogger):
+        options = {"run_name": cell.name, "tags": {"study": study or "", "cell": run_id(cell.digest, study)}}
+    logger = build(node, **options)
+    if isinstance(logger, MLFlowLogger):
+        _forget(logger, options["tags"]["cell"])
+    if isinstance(logger, TensorBoardLogger):
+        logger.log_hyperparams(parameters, facts.scalars)  # its table of hyperparameters wants both at once
+    else:
+        logger.log_hyperparams(parameters)
+    logger.log_metrics(facts.scalars, step=0)
+    for row in facts.rows:
+        if row["index"] in facts.pictures:
+            log_pictures(logger, f"pairs/{row['pair_id']}", [facts.pictures[row["index"]]])
+    if isinstance(logger, TensorBoardLogger):
+        for name, curve in _mean_curves(facts).items():
+            for place, value in zip(np.linspace(0, 100, len(curve)), curve, strict=True):
+                logger.experiment.add_scalar(f"curves/{name}", value, round(place))  # per cent of the pixels
     logger.save()
-    logger.finalize("success")
-    if isinstance(logger, WandbLogger):
-        finish(logger)
+    logger.finalize("success" if facts.state == "done" else "failed")
 
 
-def _log_tables(logger: WandbLogger, rows: list[Row], arrays: Mapping[int, Row], pictures: Mapping[int, Path]) -> None:
+def _forget(logger: MLFlowLogger, tag: str) -> None:
+    """Remove runs of a cell that were logged before: what MLflow knows of a run it does not change."""
+    client = logger.experiment
+    mine = logger.run_id
+    for run in client.search_runs([logger.experiment_id], f"tags.cell = '{tag}'"):
+        if run.info.run_id != mine:
+            client.delete_run(run.info.run_id)
+
+
+def _log_wandb(
+    node: DictConfig,
+    cell: Cell | StudyCell,
+    facts: _Facts,
+    parameters: dict[str, Any],
+    study: str | None,
+    agent: str | None,
+) -> None:
+    names = [cell.identity[part]["name"] for part in ("model", "data", "explainer")]
+    with own_run(
+        node,
+        run_id(cell.digest, study),
+        agent,
+        name=cell.name,
+        group=node.get("group") or study,
+        job_type="cell",
+        tags=list(dict.fromkeys([*(node.get("tags") or []), *names])),
+        exit_code=int(facts.state != "done"),
+    ) as logger:
+        logger.log_hyperparams(parameters)
+        logger.log_metrics(facts.scalars)
+        if facts.state != "done":
+            return
+        _log_tables(logger, facts)
+        for name, path in facts.films.items():
+            logger.experiment.log({f"animations/{name}": wandb.Video(str(path), format="gif")})
+
+
+def _log_tables(logger: WandbLogger, facts: _Facts) -> None:
+    rows = facts.rows
     scores = [name for name, value in rows[0].items() if isinstance(value, float)] if rows else []
     table = wandb.Table(columns=["pair_id", "picture", *scores])
     for row in rows:
-        picture = pictures.get(row["index"])
-        drawn = wandb.Image(str(picture)) if picture else None
-        table.add_data(row["pair_id"], drawn, *(row[name] for name in scores))
+        drawn = facts.pictures.get(row["index"])
+        table.add_data(row["pair_id"], wandb.Image(str(drawn)) if drawn else None, *(row[name] for name in scores))
     run = logger.experiment
     run.log({"pairs_table": table})
-    curves = _mean_curves(rows, arrays)
+    curves = _mean_curves(facts)
     if curves:
         fractions = np.linspace(0, 1, len(next(iter(curves.values())))).tolist()
         chart = wandb.plot.line_series(
@@ -150,8 +285,9 @@ def _log_tables(logger: WandbLogger, rows: list[Row], arrays: Mapping[int, Row],
         run.log({"insertion_deletion": chart})
 
 
-def _mean_curves(rows: list[Row], arrays: Mapping[int, Row]) -> dict[str, np.ndarray]:
+def _mean_curves(facts: _Facts) -> dict[str, np.ndarray]:
     """Mean over pairs of each curve that some pair has."""
+    rows, arrays = facts.rows, facts.arrays
     columns = arrays[rows[0]["index"]] if rows else {}
     names = [name for name in columns if name.startswith("curve_") and f"{name}_scale" in columns]
     stacked = {

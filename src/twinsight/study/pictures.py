@@ -20,6 +20,7 @@ from twinsight.study.cell import Cell
 from twinsight.study.planner import Plan
 from twinsight.study.records import read, unpacked_array
 from twinsight.study.sets import set_folder, with_maps
+from twinsight.study.study import StudyCell
 
 Row = dict[str, Any]
 TOGETHER = 4
@@ -86,18 +87,18 @@ def draw_set(cells: Sequence[Cell], planned: Plan, config: DictConfig) -> Path |
     return folder
 
 
-def picture(cell: Cell, row: Row) -> Path:
+def picture(cell: Cell | StudyCell, row: Row) -> Path:
     """Where the picture of a pair is, or will be."""
     return cell.folder / "pictures" / _file_name(row, ".png")
 
 
-def animations(cell: Cell, row: Row) -> dict[str, Path]:
+def animations(cell: Cell | StudyCell, row: Row) -> dict[str, Path]:
     """The animations of a pair that have been written, by the name of the image."""
     stem = _file_name(row, "-")
     return {path.stem.removeprefix(stem): path for path in sorted((cell.folder / "animations").glob(f"{stem}*.gif"))}
 
 
-def arrays_of(cell: Cell) -> dict[int, Row]:
+def arrays_of(cell: Cell | StudyCell) -> dict[int, Row]:
     """Maps, curves and images of every pair, by its index."""
     return {row["index"]: row for row in read(cell.folder, "arrays")}
 

@@ -24,6 +24,7 @@ from twinsight.naming import snake_case
 from twinsight.protocol import resolve
 from twinsight.study.cell import RESULT_VERSION, Cell, Metric, asked_of_the_pair
 from twinsight.study.engine import check_engine, execution_of, fix_chunk_size
+from twinsight.tracking import check_loggers
 
 
 @dataclass
@@ -77,6 +78,7 @@ class Planner:
             if OmegaConf.select(config, key) < least:
                 raise UserError(f"`{key}` must be at least {least}, got {OmegaConf.select(config, key)}")
         check_engine(config)
+        check_loggers(config)
         model = self.model(config)
         fix_chunk_size(config, model, self._measure)  # before anything is frozen: measured again it might be another
         composed = OmegaConf.to_container(config, resolve=True)
@@ -196,18 +198,19 @@ def _model_identity(node: Mapping[str, Any], model: TwoViewModel) -> dict[str, A
 
 def _not_applicable(explainer: Explainer, metrics: Iterable[Metric]) -> dict[str, str]:
     """Columns of ``metrics`` that make no sense for ``explainer``, in the order of the paper's tables, and why."""
-    chosen = {column for metric in metrics for column in _columns(metric)}
+    chosen = {column for metric in metrics for column in columns_of(metric)}
     reasons = {name: metric.why_not(explainer) for name, metric in ALL_METRICS.items() if name in chosen}
     return {name: reason for name, reason in reasons.items() if reason is not None}
 
 
 def _applies(metric: Metric, explainer: Explainer) -> bool:
     """Whether any column of ``metric`` makes sense; one that does not declare its columns needs maps."""
-    columns = _columns(metric)
+    columns = columns_of(metric)
     return explainer.maps > 0 and (not columns or set(columns) > set(_not_applicable(explainer, [metric])))
 
 
-def _columns(metric: Metric) -> tuple[str, ...]:
+def columns_of(metric: Metric) -> tuple[str, ...]:
+    """Columns that a metric declares."""
     return tuple(getattr(getattr(metric, "func", metric), "columns", ()))
 
 

@@ -23,7 +23,11 @@ from twinsight.study.sweep import Compose, axes_of, compositions
 
 Frozen = dict[str, Any]
 
-_OF_THE_RUN = ("study", "shard", "retry_failed", "replan", "paths.output_root", "debug", "debug.enabled")
+_OF_THE_RUN = (
+    *("study", "shard", "retry_failed", "replan", "paths.output_root", "debug", "debug.enabled"),
+    *("sweep.trials", "sweep.batch"),
+)
+"""Keys that say how to run a study, not what it is."""
 
 
 @dataclass
@@ -51,12 +55,12 @@ class Draft:
 
 
 def of_the_study(words: Iterable[str]) -> list[str]:
-    """The overrides that say what a study is, without those that say where and how it is run.
+    """The overrides that say what a study is, without those that say where and how it is run; sorted.
 
     >>> of_the_study(["study=paper", "seed=0,1", "retry_failed=true"])
     ['seed=0,1']
     """
-    return [word for word in words if word.split("=")[0] not in _OF_THE_RUN]
+    return sorted(word for word in words if word.split("=")[0] not in _OF_THE_RUN)
 
 
 def draft(
@@ -64,7 +68,7 @@ def draft(
     compose: Compose,
     loader: ConfigLoader,
     tell: Callable[[int], Any] = lambda done: None,
-    measure: bool = True,
+    planner: Planner | None = None,
 ) -> Draft:
     """Plan every combination that ``words`` mean, after what the study has planned before.
 
@@ -73,13 +77,13 @@ def draft(
         compose: overrides to a configuration.
         loader: Hydra's.
         tell: is called with the number of combinations planned so far.
-        measure: see :class:`twinsight.study.Planner`.
+        planner: one that has built models and photos before.
 
     Raises:
         UserError: a combination does not fit; nothing has been written then.
     """
     axes = axes_of(words, loader)
-    planner = Planner(measure)
+    planner = planner or Planner()
     study: Study | None = None
     lines: list[PlannedCell] = []
     known: set[str] = set()
@@ -87,7 +91,7 @@ def draft(
     job = 0
     for number, (combination, config) in enumerate(compositions(axes, compose, loader)):
         if study is None:
-            study = Study(config.paths.output_root, config.study or _name_of(words))
+            study = Study(config.paths.output_root, config.study or name_of(words))
             lines = [cell.line for cell in study.cells] if study.exists() else []
             known = {line.cell for line in lines}
             job = max((line.job for line in lines), default=-1) + 1
@@ -171,7 +175,8 @@ def _varying(facts: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 _DECIDES_NOTHING = (
-    *("paths", "logger", "loader", "pictures", "debug", "task", "trainer", "study", "shard", "retry_failed", "job"),
+    *("paths", "logger", "loader", "pictures", "debug", "task", "trainer", "study", "sweep", "shard"),
+    *("retry_failed", "job"),
     *("hydra", "explainers"),
 )
 
@@ -191,9 +196,9 @@ def _text(value: Any) -> str:
     return json.dumps(value, sort_keys=True, default=str)
 
 
-def _name_of(words: Sequence[str]) -> str:
+def name_of(words: Sequence[str]) -> str:
     """What a multirun without a name is called: the same words mean the same study."""
-    return "sweep-" + hashlib.sha256("\n".join(sorted(of_the_study(words))).encode()).hexdigest()[:8]
+    return "sweep-" + hashlib.sha256("\n".join(of_the_study(words)).encode()).hexdigest()[:8]
 
 
 def _cells(planner: Planner, config: DictConfig, words: Sequence[str]) -> tuple[list[Cell], list[tuple[str, str]]]:
@@ -225,7 +230,7 @@ def _lines(cells: Sequence[Cell], skipped: Sequence[tuple[str, str]], job: int) 
                 forwards=None if each is None else each * pairs,
                 maps=cell.explainer.maps,
                 table=table_facts(cell),
-                logger=(cell.config.get("logger") or {}).get("_target_"),
+                loggers=tuple(cell.config.get("logger") or {}),
             )
         )
     for words, reason in skipped:

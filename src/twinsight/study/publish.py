@@ -1,7 +1,6 @@
-"""What people look at, made from the records alone: metrics.json, pictures, logger runs, the table in the terminal."""
+"""What people look at, made from the records alone: metrics.json, pictures, the table in the terminal."""
 
 import dataclasses
-import json
 import math
 import shutil
 import statistics
@@ -19,8 +18,7 @@ from twinsight import report
 from twinsight.files import write_json
 from twinsight.metrics import ALL_METRICS
 from twinsight.study.cell import Cell
-from twinsight.study.loggers import log_cell
-from twinsight.study.pictures import animations, arrays_of, draw_cell, picture
+from twinsight.study.pictures import draw_cell
 from twinsight.study.planner import Plan
 from twinsight.study.records import read
 from twinsight.study.sets import table_facts
@@ -40,40 +38,20 @@ def publish(cell: Cell, planned: Plan, config: DictConfig) -> None:
     write_json(cell.folder / "metrics.json", summary)
 
 
-def log(cell: Cell, config: DictConfig) -> None:
-    """Log a published cell to the chosen logger, unless it has been; ``logged.json`` keeps count."""
-    if not (config.logger and config.logger._target_):
-        return
-    marker = cell.folder / "logged.json"
-    logged = json.loads(marker.read_text()) if marker.exists() else []
-    if config.logger._target_ in logged:
-        return
-    rows = [row for row in read(cell.folder) if row["skipped"] is None]
-    drawn = {row["index"]: path for row in rows if (path := picture(cell, row)).exists()}
-    films = {f"{row['pair_id']}/{name}": path for row in rows for name, path in animations(cell, row).items()}
-    summary = json.loads((cell.folder / "metrics.json").read_text())
-    log_cell(config.logger, cell, summary, rows, arrays_of(cell), drawn, films)
-    write_json(marker, [*logged, config.logger._target_])
-
-
 @contextmanager
-def showing(cells: Sequence[Cell]) -> Iterator[list[Cell]]:
-    """Those of ``cells`` that no other process is publishing or logging, none of which will while the block lasts."""
+def publishing(cells: Sequence[Cell]) -> Iterator[list[Cell]]:
+    """Those of ``cells`` that no other process is publishing, none of which will while the block lasts."""
     with ExitStack() as stack:
-        mine = [cell for cell in cells if stack.enter_context(alone(cell.folder, "show"))]
+        mine = [cell for cell in cells if stack.enter_context(alone(cell.folder, "publish"))]
         yield mine
     for cell in mine:
-        logger = (cell.config.get("logger") or {}).get("_target_")
-        if read_status(cell.folder)["state"] == "done" and is_shown(cell.folder, logger):
-            shutil.rmtree(cell.folder / "locks", ignore_errors=True)  # whoever comes now looks at these first
+        if is_published(cell.folder):
+            shutil.rmtree(cell.folder / "locks", ignore_errors=True)  # whoever comes now looks at the files first
 
 
-def is_shown(folder: Path, logger: str | None) -> bool:
-    """Whether a finished cell has been published, and logged to ``logger`` (its ``_target_``), if there is one."""
-    if not (folder / "metrics.json").exists():
-        return False
-    marker = folder / "logged.json"
-    return logger is None or (marker.exists() and logger in json.loads(marker.read_text()))
+def is_published(folder: Path) -> bool:
+    """Whether pictures and means of a finished cell have been made."""
+    return read_status(folder)["state"] == "done" and (folder / "metrics.json").exists()
 
 
 def describe(cell: Cell, side: int) -> dict[str, Any]:

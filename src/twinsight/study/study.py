@@ -34,7 +34,7 @@ class PlannedCell:
         pairs: how many it has.
         forwards: image forwards that it takes by estimate, all pairs together; None where nobody knows.
         maps: how many maps its explainer makes of a pair.
-        logger: ``_target_`` of the logger that gets it, None for none.
+        loggers: names of those that get it.
         table: what a table must know beside the records: title, family, controls, columns that do not apply.
         reason: why it is skipped.
     """
@@ -48,7 +48,7 @@ class PlannedCell:
     forwards: int | None
     maps: int
     table: Mapping[str, Any]
-    logger: str | None = None
+    loggers: Sequence[str] = ()
     reason: str | None = None
 
 
@@ -80,6 +80,12 @@ class StudyCell:
     @cached_property
     def _read(self) -> Mapping[str, Any]:
         return yaml.load(self.frozen.read_text(), _Loader)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of its identity."""
+        assert self.line.digest is not None  # what makes no sense has no identity
+        return self.line.digest
 
     @property
     def identity(self) -> Mapping[str, Any]:
@@ -172,13 +178,14 @@ class Study:
         text = "".join(json.dumps(asdict(line)) + "\n" for line in lines)
         write_atomically(self.folder / "plan.jsonl", partial(Path.write_text, data=text))
         before = self.facts() if (self.folder / "study.json").exists() else {}
+        known = before.get("commands", [])
         facts = {
             "name": self.name,
             "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             "versions": _versions(),
             "commit": commit(),
             **before,
-            "commands": [*before.get("commands", []), list(command)],
+            "commands": [*known, *([] if list(command) in known else [list(command)])],
         }
         write_json(self.folder / "study.json", facts)
         self.__dict__.pop("cells", None)
@@ -207,11 +214,12 @@ def check_name(name: str) -> None:
 
     >>> check_name("paper-2026")
     """
-    taken = ("cells", "sets", "logs", "wandb", "csv", "pretrain")
-    fits = isinstance(name, str) and name and not name.startswith(".") and name not in taken
+    taken = ("cells", "sets", "logs", "wandb", "csv", "tensorboard", "mlflow", "pretrain")
+    fits = isinstance(name, str) and 0 < len(name) <= 100 and not name.startswith(".") and name not in taken
     if not fits or not all(letter.isalnum() or letter in "-_." for letter in name):
         raise UserError(
-            f"`study={name}` cannot name a study: use letters, digits, '-', '_' and '.', and none of {', '.join(taken)}"
+            f"`study={name}` cannot name a study: use at most 100 letters, digits, '-', '_' and '.', and none of "
+            f"{', '.join(taken)}"
         )
 
 
