@@ -1,6 +1,6 @@
 """The schema under the YAML files, and what is said when a configuration does not fit it."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, is_dataclass
 from pathlib import Path
@@ -162,21 +162,32 @@ def validate(config: DictConfig) -> None:
     if HydraConfig.initialized():
         invocation = HydraConfig.get()
         if invocation.mode == RunMode.MULTIRUN:
-            refuse_several_devices(config)
+            refuse_several_devices(config, invocation.launcher)
         check_words(config, invocation.overrides.task)
 
 
-def refuse_several_devices(config: DictConfig) -> None:
+SLURM_LAUNCHER = "hydra_plugins.twinsight_slurm.SlurmLauncher"
+"""Starts a process per device by itself, so that jobs may have several."""
+
+
+def refuse_several_devices(config: DictConfig, launcher: Mapping[str, Any] | None = None) -> None:
     """Refuse what cannot be in a multirun.
 
+    Args:
+        config: of a cell.
+        launcher: Hydra's, as configured.
+
     Raises:
-        UserError: the trainer wants several devices.
+        UserError: the trainer wants several devices, and the launcher starts one process a job.
     """
+    if launcher is not None and launcher.get("_target_") == SLURM_LAUNCHER:
+        return
     trainer = config.get("trainer") or {}
     if trainer.get("devices", 1) not in (1, "1", "auto") or trainer.get("num_nodes", 1) != 1:
         raise UserError(
             "several devices inside a multirun would replay the whole sweep in every process: "
-            "use trainer.devices=1 with -m, or run the cells one by one"
+            "use trainer.devices=1 with -m, run the cells one by one, or let Slurm start the processes, "
+            "hydra/launcher=slurm"
         )
 
 

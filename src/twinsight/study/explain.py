@@ -1,23 +1,16 @@
 """The task ``explain``: plan cells, compute what is missing, show what came out."""
 
-import logging
-import time
-
 from omegaconf import DictConfig
 
 from twinsight.config import validate
 from twinsight.errors import UserError
-from twinsight.study.locks import Observer
 from twinsight.study.pictures import draw_set
-from twinsight.study.planner import Plan, plan
+from twinsight.study.planner import plan
 from twinsight.study.publish import log, present, publish
 from twinsight.study.records import read
 from twinsight.study.run import compute, make_trainer, refuse_skipped
 from twinsight.study.sets import tabulate
-from twinsight.study.shards import bury
-
-logger = logging.getLogger(__name__)
-_POLL_SECONDS = 1.0
+from twinsight.study.shards import wait_for_the_dead
 
 
 def explain(config: DictConfig) -> int:
@@ -42,7 +35,7 @@ def explain(config: DictConfig) -> int:
     trainer = make_trainer(config)
     planned = plan(config)
     if trainer.is_global_zero:
-        _wait_for_the_dead(planned)
+        wait_for_the_dead(cell.folder for cell in planned.cells)
     outcome = compute(planned, config, trainer)
     if outcome.busy:
         name, who = next(iter(outcome.busy.items()))
@@ -61,15 +54,3 @@ def explain(config: DictConfig) -> int:
             log(cell, config)  # last, since a logger may be far away and slow
     readable = all(any(row["skipped"] is None for row in read(cell.folder)) for cell in cells)
     return 0 if readable and not outcome.failed else 1
-
-
-def _wait_for_the_dead(planned: Plan) -> None:
-    """Find out whether those who hold locks on the cells of this run are alive, which takes a minute at most."""
-    observer = Observer()
-    until = observer.clock() + observer.patience + _POLL_SECONDS
-    silent = [cell for cell in planned.cells if not bury(cell.folder, observer)]
-    if silent:
-        logger.info("%s is locked: looking whether its holder is alive", silent[0].name)
-    while silent and observer.clock() < until:
-        time.sleep(_POLL_SECONDS)
-        silent = [cell for cell in silent if not bury(cell.folder, observer) and not observer.moved(cell.folder)]

@@ -3,11 +3,11 @@
 import json
 import logging
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -17,6 +17,7 @@ from twinsight.study.pictures import draw_set
 from twinsight.study.planner import Plan, Planner
 from twinsight.study.publish import log as log_cell
 from twinsight.study.publish import publish
+from twinsight.study.records import done_indices
 from twinsight.study.run import Outcome, compute, make_trainer
 from twinsight.study.sets import tabulate
 from twinsight.study.shards import WHOLE, Shard
@@ -24,6 +25,7 @@ from twinsight.study.status import read_status, settled, write_status
 from twinsight.study.study import Study, StudyCell
 
 log = logging.getLogger(__name__)
+_ONE_CPU = {"accelerator": "cpu", "devices": 1, "num_nodes": 1, "strategy": "auto"}
 
 
 class Order(NamedTuple):
@@ -42,6 +44,18 @@ class Order(NamedTuple):
     job: int
     shard: Shard = WHOLE
     retry_failed: bool = False
+
+    @classmethod
+    def of(cls, config: DictConfig, study: str, job: str) -> "Order":
+        """What the words ``study=NAME job=NUMBER[:SHARD]`` mean beside a configuration, which says how to run it."""
+        number, _, part = str(job).partition(":")
+        root = str(Path(config.paths.output_root).resolve())
+        return cls(root, study, int(number), Shard.parse(part or str(WHOLE)), bool(config.retry_failed))
+
+    @classmethod
+    def parse(cls, config: DictConfig, words: Sequence[str]) -> "Order":
+        """As :meth:`of`, from the words themselves."""
+        return cls.of(config, **dict(word.split("=", 1) for word in words))
 
     @property
     def cells(self) -> list[StudyCell]:
@@ -66,13 +80,28 @@ def run_job(order: Order) -> int:
     Returns:
         exit code: 0, or 1 where a cell failed.
     """
-    asked = [cell for cell in order.cells if has_work(cell, order.retry_failed)]
-    built = _build(asked, Path(order.root))
+    return _work_on([cell for cell in order.cells if has_work(cell, order.retry_failed)], order)
+
+
+def finish_job(order: Order) -> int:
+    """Merge and publish those cells of a job of which every pair is recorded; explains nothing, and needs no device.
+
+    Returns:
+        as :func:`run_job`.
+    """
+    open_cells = [cell for cell in order.cells if has_work(cell, retry_failed=True)]
+    whole = [cell for cell in open_cells if len(done_indices(cell.folder)) >= cell.pairs]
+    return _work_on(whole, order._replace(shard=WHOLE), _ONE_CPU)
+
+
+def _work_on(asked: Sequence[StudyCell], order: Order, trainer: Mapping[str, Any] | None = None) -> int:
+    built = _build(asked, Path(order.root), trainer or {})
     if built is None:
         return int(bool(asked))
     failed = len(built.plan.cells) < len(asked)
     try:
-        outcome = compute(built.plan, built.config, make_trainer(built.config), order.shard)
+        running = make_trainer(built.config)
+        outcome = compute(built.plan, built.config, running, order.shard)
     except Exception as error:  # of these cells; the other jobs of the study go on
         for cell in built.plan.cells:
             if read_status(cell.folder)["state"] in ("planned", "running"):  # nobody has said why yet
@@ -83,7 +112,10 @@ def run_job(order: Order) -> int:
         return 1
     for name, who in outcome.busy.items():
         log.info("%s is left to %s", name, who)
-    _publish(built, outcome)
+    if outcome.busy and running.world_size > 1:
+        return 1  # the other processes of this run wait for this one, and must not
+    if running.is_global_zero:
+        _publish(built, outcome)
     return int(failed or bool(outcome.failed))
 
 
@@ -103,12 +135,14 @@ def _shown(cell: StudyCell) -> bool:
     return logger is None or (marker.exists() and logger in json.loads(marker.read_text()))
 
 
-def _build(cells: Sequence[StudyCell], root: Path) -> _Built | None:
-    """All cells that can still be built as they were planned; None without any."""
+def _build(cells: Sequence[StudyCell], root: Path, trainer: Mapping[str, Any]) -> _Built | None:
+    """All cells that can still be built as they were planned, with other options of the trainer; None without any."""
     planner = Planner()
     plans, config = [], None
     for cell in cells:
-        config = OmegaConf.create({**cell.config, "paths": {"output_root": str(root)}})
+        frozen = cell.config
+        frozen |= {"paths": {"output_root": str(root)}, "trainer": {**frozen["trainer"], **trainer}}
+        config = OmegaConf.create(frozen)
         try:
             plan = planner.plan(config)
             (built,) = plan.cells

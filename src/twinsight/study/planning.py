@@ -49,7 +49,11 @@ class Draft:
 
 
 def draft(
-    words: Sequence[str], compose: Compose, loader: ConfigLoader, tell: Callable[[int], Any] = lambda done: None
+    words: Sequence[str],
+    compose: Compose,
+    loader: ConfigLoader,
+    tell: Callable[[int], Any] = lambda done: None,
+    launcher: Mapping[str, Any] | None = None,
 ) -> Draft:
     """Plan every combination that ``words`` mean, after what the study has planned before.
 
@@ -58,6 +62,7 @@ def draft(
         compose: overrides to a configuration.
         loader: Hydra's.
         tell: is called with the number of combinations planned so far.
+        launcher: Hydra's, as configured: what cells may be depends on it.
 
     Raises:
         UserError: a combination does not fit; nothing has been written then.
@@ -76,7 +81,7 @@ def draft(
             known = {line.cell for line in lines}
             job = max((line.job for line in lines), default=-1) + 1
         planner.validate(config)
-        refuse_several_devices(config)
+        refuse_several_devices(config, launcher)
         check_words(config, combination)
         cells, skipped = _cells(planner, config, combination)
         fresh = [line for line in _lines(cells, skipped, job) if line.cell not in known]

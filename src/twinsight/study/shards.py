@@ -1,10 +1,14 @@
 """A cell's pairs in parts, each for a process of its own: the indices ``index::count``."""
 
+import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from twinsight.errors import UserError
 from twinsight.study.locks import Lock, Observer
+
+_POLL_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -69,22 +73,25 @@ def other_workers(folder: Path, shard: Shard, itself: bool = False) -> list[str]
 
     Shards of one count do not overlap with each other; everything overlaps with the whole.
     """
-    mine = shard_lock(folder, shard).name
     found = []
-    for lock in sorted((folder / "locks").glob("*")):
-        beside = shard != WHOLE and lock.name.endswith(f"-of-{shard.count}")
-        if (lock.name == mine and not itself) or (lock.name != mine and beside):
-            continue
+    for lock in _in_the_way(folder, shard, itself):
         holder = Lock(lock).holder()
         if holder is not None and not holder.released and not holder.dead:
             found.append(str(holder))
     return found
 
 
-def bury(folder: Path, observer: Observer) -> bool:
-    """Take the locks of a cell away from holders that are gone; whether no living one is left."""
+def unreleased(folder: Path) -> list[str]:
+    """Processes that hold locks of a cell, or held them when they died."""
+    holders = [Lock(place).holder() for place in _in_the_way(folder, WHOLE, itself=True)]
+    return [str(holder) for holder in holders if holder is not None and not holder.released]
+
+
+def bury(folder: Path, observer: Observer, shard: Shard = WHOLE) -> bool:
+    """Take the locks of a cell that overlap with ``shard`` away from holders that are gone; whether no living one is
+    left."""
     alive = False
-    for place in sorted((folder / "locks").glob("*")):
+    for place in _in_the_way(folder, shard, itself=True):
         lock = Lock(place)
         holder = lock.holder()
         if holder is None or holder.released:
@@ -94,3 +101,22 @@ def bury(folder: Path, observer: Observer) -> bool:
         else:
             alive = True
     return not alive
+
+
+def wait_for_the_dead(folders: Iterable[Path], shard: Shard = WHOLE) -> None:
+    """Find out whether those whose locks are in the way are alive, which takes a minute at most."""
+    observer = Observer()
+    until = observer.clock() + observer.patience + _POLL_SECONDS
+    silent = [folder for folder in folders if not bury(folder, observer, shard)]
+    while silent and observer.clock() < until:
+        time.sleep(_POLL_SECONDS)
+        silent = [folder for folder in silent if not bury(folder, observer, shard) and not observer.moved(folder)]
+
+
+def _in_the_way(folder: Path, shard: Shard, itself: bool) -> list[Path]:
+    """Locks on parts of a cell that overlap with ``shard``; shards of one count are not in each other's way."""
+    mine = shard_lock(folder, shard).name
+    beside = f"-of-{shard.count}"
+    locks = sorted((folder / "locks").glob("*"))
+    others = [lock for lock in locks if lock.name != mine and (shard == WHOLE or not lock.name.endswith(beside))]
+    return [lock for lock in locks if lock in others or (itself and lock.name == mine)]
