@@ -29,8 +29,8 @@ SlurmctldPort={ports[0]}
 SlurmdPort={ports[1]}
 SlurmUser=root
 AuthType=auth/munge
-# How long a job that is requeued waits: two minutes unless said otherwise.
-AuthInfo=socket={folder}/munge.socket,cred_expire=3
+# How many seconds a job that is requeued waits: 120 unless said otherwise, and less than 5 is no answer.
+AuthInfo=socket={folder}/munge.socket,cred_expire=5
 CredType=cred/munge
 StateSaveLocation={folder}/state
 SlurmdSpoolDir={folder}/spool

@@ -64,7 +64,7 @@ def launch(
     _connect(init)
     try:
         room = ray.cluster_resources()
-        leases = [_lease(resources, jobs[order.job][0].config["trainer"], room) for order in orders]
+        leases = [lease(resources, jobs[order.job][0].config["trainer"], room) for order in orders]
         if "address" not in init and "RAY_ADDRESS" not in os.environ:  # else it may grow
             _check_room(leases, room)
         tasks = [
@@ -93,7 +93,7 @@ def _connect(init: Mapping[str, Any]) -> None:
     signal.signal(signal.SIGTERM, handler)  # Ray's own would end this process without a word to the jobs
 
 
-def _lease(resources: Mapping[str, Any], trainer: Mapping[str, Any], room: Mapping[str, float]) -> dict[str, Any]:
+def lease(resources: Mapping[str, Any], trainer: Mapping[str, Any], room: Mapping[str, float]) -> dict[str, Any]:
     """What a job holds while it runs: as many GPUs as said, or else one where its trainer would take one."""
     accelerator = trainer.get("accelerator", "auto")
     gpu = accelerator in ("gpu", "cuda") or (accelerator == "auto" and room.get("GPU", 0) >= 1)

@@ -4,11 +4,9 @@ import json
 import logging
 import os
 import shutil
-import signal
 import subprocess
-import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,9 +14,10 @@ from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig
 
 from twinsight.errors import UserError, unknown
-from twinsight.exits import exit_code, terminable
+from twinsight.requeued import Requeued
 from twinsight.study.job import Order
 from twinsight.study.remote import Surroundings, conclude, work
+from twinsight.study.shards import Shard
 from twinsight.study.status import settled, write_status
 from twinsight.study.study import Study
 
@@ -107,20 +106,24 @@ def launch(
     fresh = [order for order in orders if order not in queued]
     if len(fresh) < len(orders):
         log.info("%d jobs are in Slurm's queue already, and are left there", len(orders) - len(fresh))
-    surroundings = Surroundings.of(config)
+    surroundings = vars(Surroundings.of(config))
     ids: dict[Order, str] = {}
     for shape, alike in _by_shape(study, fresh).items():
         asked = _asked(options, shape)
         for start in range(0, len(alike), _ARRAY):
             part = alike[start : start + _ARRAY]
-            found = _submit(book.folder, study.name, [_Job(order, surroundings) for order in part], asked)
+            jobs = [
+                Requeued(f"{__name__}.run_order", f"{__name__}.give_up", _plain(order), surroundings) for order in part
+            ]
+            found = _submit(book.folder, study.name, jobs, asked)
             ids |= zip(part, found, strict=True)
     end = []
     if ids:
         book.add(ids)
         arrays = list(dict.fromkeys(job.partition("_")[0] for job in ids.values()))
         asked = {**_given(options), **_given(reducer), "dependency": "afterany:" + ":".join(arrays)}
-        last = _Last(study, {order: book.log(job) for order, job in ids.items()}, surroundings)
+        ends = [(_plain(order), f"see {book.log(job)}") for order, job in ids.items()]
+        last = Requeued(f"{__name__}.conclude_orders", None, ends, surroundings)
         end = _submit(book.folder, f"{study.name}-end", [last], asked)
         log.info("submitted %d jobs to Slurm, %s, and %s to run after them", len(ids), ", ".join(arrays), end[0])
         log.info("what they say is in %s; scancel %s ends them", book.folder, " ".join(arrays + end))
@@ -131,79 +134,36 @@ def launch(
     return [JobReturn(status=JobStatus.COMPLETED, _return_value=f"see {book.log(ids[order])}") for order in orders]
 
 
-class _Job:
-    """A job as submitit runs it, in each of its processes."""
-
-    def __init__(self, order: Order, surroundings: Surroundings) -> None:
-        self.order = order
-        self.surroundings = surroundings
-
-    def __call__(self) -> None:
-        leader = os.environ.get("SLURM_PROCID", "0") == "0"
-        _until_time_is_up(lambda: work(self.order, self.surroundings, leader), self._give_up)
-
-    def checkpoint(self) -> Any:
-        """What submitit starts when the job comes back: the same, since records say where to go on."""
-        from submitit.helpers import DelayedSubmission
-
-        return DelayedSubmission(self)
-
-    def _give_up(self, reason: str) -> None:
-        for cell in self.order.cells:
-            status = cell.status()
-            if not settled(status):
-                facts = {key: status[key] for key in ("pairs", "done") if key in status}
-                write_status(cell.folder, "failed", error=reason, signal=_time_is_up().name, **facts)
+def run_order(order: Mapping[str, Any], surroundings: Mapping[str, Any]) -> int:
+    """A job as submitit runs it, in each of its processes; the arguments of an order and of its surroundings."""
+    leader = os.environ.get("SLURM_PROCID", "0") == "0"
+    return work(_order(order), Surroundings(**surroundings), leader)
 
 
-class _Last:
-    """The job that runs when all others of a submission have ended."""
-
-    def __init__(self, study: Study, orders: Mapping[Order, str], surroundings: Surroundings) -> None:
-        self.root = str(study.root)
-        self.study = study.name
-        self.orders = {order: f"see {log}" for order, log in orders.items()}
-        self.surroundings = surroundings
-
-    def __call__(self) -> None:
-        _until_time_is_up(self._conclude, log.error)
-
-    def _conclude(self) -> int:
-        self.surroundings.enter()
-        conclude(Study.open(self.root, self.study), self.orders)
-        return 0
-
-    def checkpoint(self) -> Any:
-        """As that of :class:`_Job`."""
-        from submitit.helpers import DelayedSubmission
-
-        return DelayedSubmission(self)
+def give_up(reason: str, order: Mapping[str, Any], surroundings: Mapping[str, Any]) -> None:
+    """Say of the cells of a job that it will not be started again."""
+    for cell in _order(order).cells:
+        status = cell.status()
+        if not settled(status):
+            facts = {key: status[key] for key in ("pairs", "done") if key in status}
+            write_status(cell.folder, "failed", error=reason, signal="SIGUSR2", **facts)
 
 
-def _until_time_is_up(work: Callable[[], int], give_up: Callable[[str], Any]) -> None:
-    """Work; where Slurm says that time is up, put down what was done, and only then let submitit requeue the job.
-
-    Requeuing sends SIGTERM at once, which would come in the midst of writing.
-    """
-    with terminable(_time_is_up()) as stopped:
-        code = exit_code(work)
-    if not stopped.received:
-        if code:
-            sys.exit(code)
-        return
-    try:
-        signal.raise_signal(_time_is_up())  # to submitit, whose turn it is again; it ends the leader's process
-    except Exception as error:
-        give_up(
-            f"its job ran out of time and was not started again: {error} Run the study again, or give jobs more time"
-        )
-        raise
+def conclude_orders(ends: Sequence[tuple[Mapping[str, Any], str]], surroundings: Mapping[str, Any]) -> int:
+    """The job that runs when all others of a submission have ended, with what is known of their ends."""
+    Surroundings(**surroundings).enter()
+    orders = {_order(order): end for order, end in ends}
+    first = next(iter(orders))
+    conclude(Study.open(first.root, first.study), orders)
+    return 0
 
 
-def _time_is_up() -> signal.Signals:
-    from submitit import JobEnvironment
+def _plain(order: Order) -> dict[str, Any]:
+    return {**order._asdict(), "shard": str(order.shard)}
 
-    return signal.Signals[f"SIG{JobEnvironment.USR_SIG}"]
+
+def _order(plain: Mapping[str, Any]) -> Order:
+    return Order(**{**plain, "shard": Shard.parse(plain["shard"])})
 
 
 class _Book:
@@ -218,9 +178,9 @@ class _Book:
         return str(self.folder / f"{job}_0_log.out")
 
     def add(self, ids: Mapping[Order, str]) -> None:
+        lines = [{"id": job, "job": order.job, "shard": str(order.shard)} for order, job in ids.items()]
         with self.file.open("a") as file:
-            for order, job in ids.items():
-                file.write(json.dumps({"id": job, "job": order.job, "shard": str(order.shard)}) + "\n")
+            file.write("".join(json.dumps(line) + "\n" for line in lines))
 
     def queued(self, orders: Sequence[Order]) -> dict[Order, str]:
         """Those of the orders that wait or run since an earlier submission, with their numbers at Slurm."""
@@ -232,7 +192,7 @@ class _Book:
         return {order: found[key] for order in orders if (key := (order.job, str(order.shard))) in found}
 
 
-def _submit(folder: Path, name: str, jobs: Sequence[Any], asked: Mapping[str, Any]) -> list[str]:
+def _submit(folder: Path, name: str, jobs: Sequence[Requeued], asked: Mapping[str, Any]) -> list[str]:
     """Submit callables, several as one array; their numbers at Slurm."""
     from submitit import SlurmExecutor
 
