@@ -5,8 +5,11 @@ import os
 import signal
 
 import pytest
+from hydra.core.utils import JobReturn, JobStatus
+from omegaconf import OmegaConf
 
 from toy_studies import TWO, assert_as_plain, planned
+from twinsight.study import driver
 from twinsight.study.driver import show_end
 from twinsight.study.job import Order, finish_job, has_work, run_job
 from twinsight.study.locks import Lock
@@ -50,6 +53,28 @@ def test_a_cell_that_never_began_is_reported_and_those_of_other_jobs_are_left(st
     conclude(study, {order(study): "see job.log"})
     assert [cell.status()["state"] for cell in study.cells] == ["failed", "planned", "planned", "planned"]
     assert "ended before it began" in study.cells[0].status()["error"]
+
+
+def test_what_jobs_raise_elsewhere_is_reported_by_who_gave_them(study, caplog, monkeypatch):
+    """Launchers of Hydra return what a job raised, and tell nobody."""
+
+    class Elsewhere:
+        def launch(self, words, initial_job_idx):
+            return [self.end(*each) for each in words]
+
+        def end(self, name, job):
+            if job == "job=1":
+                return JobReturn(status=JobStatus.FAILED, _return_value=OSError("the node has no disk"))
+            run_job(Order.parse(master, [name, job]))
+            return JobReturn(status=JobStatus.COMPLETED)
+
+    monkeypatch.setattr(driver, "configure_log", lambda *given: None)  # which would take caplog's handler away
+    here = {"paths": {"output_root": str(study.root)}, "retry_failed": False, "shard": None}
+    master = OmegaConf.create({**here, "hydra": {"job_logging": {}, "verbose": False}})
+    assert driver._Driver(study, Elsewhere(), master).drive_remotely()
+    assert "study=toy job=1: OSError: the node has no disk" in caplog.text
+    assert [cell.status()["state"] for cell in study.cells] == ["done", "failed", "done", "done"]
+    assert "OSError: the node has no disk" in study.cells[1].status()["error"]
 
 
 def test_a_cell_that_somebody_works_on_is_left_to_him(study, monkeypatch):
