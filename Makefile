@@ -5,7 +5,7 @@ VENV ?= .venv
 CONSTRAINTS ?= constraints.txt
 PIP = $(VENV)/bin/python -m pip install --disable-pip-version-check --quiet $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS))
 
-.PHONY: demo test test-all test-browser lint format bench tables clean
+.PHONY: demo test test-all test-browser test-slurm test-ray lint format bench tables clean
 
 demo: $(VENV)/.installed
 	$(VENV)/bin/python run.py
@@ -20,6 +20,14 @@ test-all: $(VENV)/.installed-dev
 # The report in Chromium, which has to be there: on Debian `apt-get install chromium`.
 test-browser: $(VENV)/.installed-browser
 	$(VENV)/bin/python -m pytest -m browser
+
+# On a Slurm of one node that is started for them, as root: on Debian `apt-get install slurm-wlm munge`.
+test-slurm: $(VENV)/.installed-clusters
+	$(VENV)/bin/python tests/slurm_cluster.py $(VENV)/bin/python -m pytest -m slurm
+
+# On a Ray of this machine.
+test-ray: $(VENV)/.installed-clusters
+	$(VENV)/bin/python -m pytest -m ray
 
 lint: $(VENV)/.installed-dev
 	$(VENV)/bin/ruff check .
@@ -54,6 +62,10 @@ $(VENV)/.installed: pyproject.toml $(CONSTRAINTS) | $(VENV)/bin/python
 
 $(VENV)/.installed-dev: $(VENV)/.installed
 	$(PIP) --editable ".[dev]"
+	@touch $@
+
+$(VENV)/.installed-clusters: $(VENV)/.installed-dev
+	$(PIP) --editable ".[dev,slurm,ray]"
 	@touch $@
 
 $(VENV)/.installed-browser: $(VENV)/.installed-dev

@@ -6,6 +6,7 @@ An untrained network on 32 pixels, small photos, short curves.
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from twinsight.config import conf_folder, register_schema
-from twinsight.explainers import Explainer
+from twinsight.explainers import Explainer, LaFAM
 from twinsight.explainers.base import Pair
 from twinsight.metrics.functional import average_drop, insertion_deletion
 from twinsight.models import TwoViewModel, small_two_view
@@ -138,6 +139,14 @@ class Failing(Explainer):
 
     def explain(self, pair: Pair) -> tuple[Tensor, Tensor]:
         raise RuntimeError("the method is broken")
+
+
+class Slow(LaFAM):
+    """LaFAM that takes ``TOY_SECONDS`` of the environment for each pair, which are no part of its identity."""
+
+    def explain(self, pair: Pair) -> tuple[Tensor, Tensor]:
+        time.sleep(float(os.environ.get("TOY_SECONDS", "0")))
+        return super().explain(pair)
 
 
 class OneMap(Explainer):

@@ -66,6 +66,8 @@ class _Job:
             try:
                 self.codes.append(locate("task._target_", config.task._target_)(config))
             except Exception as error:
+                if config.get("job") is not None:
+                    raise  # through the launcher, which may be on another machine, to whoever gave the job
                 self.errors.append(error)  # past Hydra, which would add words of its own
 
         register_schema()

@@ -163,21 +163,32 @@ def validate(config: DictConfig) -> None:
     if HydraConfig.initialized():
         invocation = HydraConfig.get()
         if invocation.mode == RunMode.MULTIRUN:
-            refuse_several_devices(config)
+            refuse_several_devices(config, invocation.launcher)
         check_words(config, invocation.overrides.task)
 
 
-def refuse_several_devices(config: DictConfig) -> None:
+SLURM_LAUNCHER = "hydra_plugins.twinsight_slurm.SlurmLauncher"
+"""Starts a process per device by itself, so that jobs may have several."""
+
+
+def refuse_several_devices(config: DictConfig, launcher: Mapping[str, Any] | None = None) -> None:
     """Refuse what cannot be in a multirun.
 
+    Args:
+        config: of a cell.
+        launcher: Hydra's, as configured.
+
     Raises:
-        UserError: the trainer wants several devices.
+        UserError: the trainer wants several devices, and the launcher starts one process a job.
     """
+    if launcher is not None and launcher.get("_target_") == SLURM_LAUNCHER:
+        return
     trainer = config.get("trainer") or {}
     if _device_count(trainer) > 1 or trainer.get("num_nodes", 1) != 1:
         raise UserError(
             "several devices inside a multirun would replay the whole sweep in every process: "
-            "use trainer.devices=1 with -m, or run the cells one by one"
+            "use trainer.devices=1 with -m, run the cells one by one, or let Slurm start the processes, "
+            "hydra/launcher=slurm"
         )
 
 

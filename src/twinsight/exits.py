@@ -16,7 +16,7 @@ _GRACE_SECONDS = 9.0
 
 
 class Terminated(BaseException):
-    """SIGTERM: unwinds like Ctrl-C, so that what is half done is closed in order."""
+    """SIGTERM, or a signal that means as much: unwinds like Ctrl-C, so that what is half done is closed in order."""
 
     received = False
     _since = -math.inf
@@ -29,14 +29,14 @@ class Terminated(BaseException):
 
 
 @contextmanager
-def terminable() -> Iterator[Terminated]:
-    """Inside the block SIGTERM raises :class:`Terminated`; what it raised can be seen afterwards as ``received``."""
+def terminable(number: signal.Signals = signal.SIGTERM) -> Iterator[Terminated]:
+    """Inside the block a signal raises :class:`Terminated`; what it raised can be seen afterwards as ``received``."""
     terminated = Terminated()
-    before = signal.signal(signal.SIGTERM, terminated.raise_)
+    before = signal.signal(number, terminated.raise_)
     try:
         yield terminated
     finally:
-        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+        signal.signal(number, before or signal.SIG_DFL)
 
 
 def exit_code(work: Callable[[], int]) -> int:

@@ -3,7 +3,7 @@
 import logging
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import torch
 from omegaconf import DictConfig
 
 from toy_cells import composed, only_cell, write_photo
+from toy_studies import SLOW
 from twinsight.study import explain
 
 NAMES = ("ant", "bee", "cat", "dog", "eel")
@@ -68,11 +69,18 @@ def explained(tiny: Callable[..., DictConfig]) -> Callable[..., Path]:
 @pytest.fixture(scope="session")
 def plain(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The cells of ``toy_studies.TWO``, each run alone and whole, by name."""
-    root = tmp_path_factory.mktemp("plain")
-    for explainer in ("gradcam", "lafam"):
-        for seed in (0, 1):
-            config = composed(
-                f"data.root={photos}", f"paths.output_root={root}", f"explainer={explainer}", f"seed={seed}"
-            )
-            assert explain(config) == 0
+    choices = [(f"explainer={explainer}", f"seed={seed}") for explainer in ("gradcam", "lafam") for seed in (0, 1)]
+    return _one_by_one(tmp_path_factory.mktemp("plain"), photos, choices)
+
+
+@pytest.fixture(scope="session")
+def slow(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Cells of ``toy_studies.SLOW`` for four seeds, each run alone, whole, and at once; by name."""
+    choices = [(*SLOW, f"seed={seed}") for seed in range(4)]
+    return _one_by_one(tmp_path_factory.mktemp("slow"), photos, choices)
+
+
+def _one_by_one(root: Path, photos: Path, choices: Iterable[tuple[str, ...]]) -> dict[str, Path]:
+    for choice in choices:
+        assert explain(composed(f"data.root={photos}", f"paths.output_root={root}", *choice)) == 0
     return {folder.name: folder for folder in (root / "cells").iterdir()}

@@ -8,48 +8,13 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
-from toy_cells import TINY, assert_same_results
-from toy_studies import TWO, assert_as_plain, planned
+from toy_cells import ROOT, TINY, assert_same_results
+from toy_studies import TWO, assert_as_plain, ended, planned, typed, words
 from twinsight.study import Study
 from twinsight.study.job import Order, has_work, run_job
-
-ROOT = Path(__file__).parents[2]
-
-
-def typed(*words, at=ROOT, **options):
-    """``python run.py WORDS`` as a process of its own, on one thread."""
-    environment = {
-        **os.environ,
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": os.pathsep.join([str(at / "src"), str(ROOT / "tests")]),
-    }
-    return subprocess.Popen(
-        [sys.executable, at / "run.py", *map(str, words)],
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-        **options,
-    )
-
-
-def ended(process, code=0, timeout=600):
-    """Wait for a process; what it printed."""
-    try:
-        output, _ = process.communicate(timeout=timeout)
-    finally:
-        process.kill()
-    assert process.returncode == code, output
-    return output
-
-
-def words(root, photos, *more, study="typed"):
-    return ["-m", f"study={study}", *TINY, f"data.root={photos}", f"paths.output_root={root}", *more]
 
 
 def finish(root, name="typed"):

@@ -16,7 +16,7 @@ from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
-from hydra.core.utils import configure_log
+from hydra.core.utils import JobReturn, JobStatus, configure_log
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, RunMode, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -32,7 +32,8 @@ from twinsight.study.job import Order, has_work, run_job
 from twinsight.study.locks import Observer
 from twinsight.study.planner import Planner
 from twinsight.study.planning import Draft, draft, of_the_study
-from twinsight.study.progress import cost_lines
+from twinsight.study.progress import cost_lines, living
+from twinsight.study.remote import conclude
 from twinsight.study.shards import Shard, bury, shard_count
 from twinsight.study.status import State, write_status
 from twinsight.study.study import Study, StudyCell
@@ -52,13 +53,15 @@ def sweep(master: DictConfig, words: Sequence[str], context: HydraContext, task:
     drive = driving(master, context, task)
     study = _planned(master, words, context.config_loader)
     with dashboards(study):
-        drive(study)
-    if show_end(study):
+        waited = drive(study)
+    if not waited:
+        log.info("look how it goes: twinsight study status %s --root %s", study.name, study.root)
+    elif show_end(study):
         sys.exit(1)
 
 
-def driving(master: DictConfig, context: HydraContext, task: TaskFunction) -> Callable[[Study], None]:
-    """Prepare this process, and give what launches the jobs of a study that have work and waits for them."""
+def driving(master: DictConfig, context: HydraContext, task: TaskFunction) -> Callable[[Study], bool]:
+    """Prepare this process, and give what launches the jobs of a study that have work, and says whether it waited."""
     with open_dict(master):
         master.hydra.runtime.output_dir = str(Path(master.hydra.sweep.dir).resolve())
     Path(master.hydra.runtime.output_dir).mkdir(parents=True, exist_ok=True)
@@ -67,19 +70,25 @@ def driving(master: DictConfig, context: HydraContext, task: TaskFunction) -> Ca
     local = _is_local(master)
     if local:
         warm_up()  # while this process plans
-    launcher = Plugins.instance().instantiate_launcher(
+    launcher = Plugins.instance().instantiate_launcher(  # first, since it may lack something here
         hydra_context=HydraContext(config_loader=FrozenLoader(master), callbacks=context.callbacks),
         task_function=task,
         config=master,
     )
-    return lambda study: _Driver(study, launcher, master).drive(local)
+
+    def drive(study: Study) -> bool:
+        driver = _Driver(study, launcher, master)
+        if not local:
+            return driver.drive_remotely()
+        driver.drive()
+        return True
+
+    return drive
 
 
 def run_as_job(config: DictConfig) -> int:
     """The task of a job that a launcher started: ``config`` names the study and the number, all else is frozen."""
-    number, _, part = str(config.job).partition(":")
-    root = str(Path(config.paths.output_root).resolve())
-    order = Order(root, config.study, int(number), Shard.parse(part or "0/1"), config.retry_failed)
+    order = Order.of(config, config.study, config.job)
     master = HydraConfig.get()
     if not _is_local(OmegaConf.create({"hydra": {"launcher": master.launcher}})) or config.debug.enabled:
         return run_job(order)
@@ -150,14 +159,23 @@ class _Driver:
         self.master = master
         self.observer = Observer()
 
-    def drive(self, local: bool) -> None:
+    def drive_remotely(self) -> bool:
+        """Hand every order to the launcher at once; False where it left the jobs to a scheduler and did not wait."""
+        waiting = {job: cells for job, cells in self.study.jobs.items() if self._has_work(cells)}
+        orders = [order for job, cells in waiting.items() for order in self._orders(job, cells)]
+        if not orders:
+            return True
+        results = self.launcher.launch(orders, initial_job_idx=0)
+        configure_log(self.master.hydra.job_logging, self.master.hydra.verbose)  # it leaves Hydra's behind
+        if not results:
+            return False
+        self._conclude(orders, results)
+        return True
+
+    def drive(self) -> None:
+        """Run jobs one after another, in processes of their own on this machine."""
         waiting = {job: cells for job, cells in self.study.jobs.items() if self._has_work(cells)}
         total = len(waiting)
-        if not local:
-            orders = [order for job, cells in waiting.items() for order in self._orders(job, cells)]
-            if orders:
-                self.launcher.launch(orders, initial_job_idx=0)
-            return
         number = 0
         while waiting:
             # Another driver may be at some of them: those are looked at again when nothing else is left.
@@ -174,8 +192,12 @@ class _Driver:
             log.info("[%d/%d] %s", number, total, ", ".join(cell.name for cell in cells))
             codes = []
             for order in self._orders(job, cells):
-                codes += [end.return_value for end in self.launcher.launch([order], initial_job_idx=job)]
+                results = self.launcher.launch([order], initial_job_idx=job)
                 configure_log(self.master.hydra.job_logging, self.master.hydra.verbose)  # it leaves Hydra's behind
+                broke = results[0].status == JobStatus.FAILED
+                codes.append(1 if broke else results[0].return_value)
+                if broke:
+                    self._conclude([order], results)
             if self._has_work(cells) and not any(codes):
                 waiting[job] = cells  # nothing failed, and yet: somebody else was at it
             for cell in cells:
@@ -186,6 +208,15 @@ class _Driver:
         count = shard_count(self.shard, max(cell.pairs for cell in cells), forwards)
         parts = [f":{Shard(index, count)}" for index in range(count)] if count > 1 else [""]
         return [[f"study={self.study.name}", f"job={job}{part}"] for part in parts]
+
+    def _conclude(self, orders: Sequence[Sequence[str]], results: Sequence[JobReturn]) -> None:
+        """Say what jobs raised, of which a launcher tells nobody, and set in order what they left behind."""
+        ends = {}
+        for words, result in zip(orders, results, strict=True):
+            end = ends[Order.parse(self.master, words)] = _end(result)
+            if result.status == JobStatus.FAILED:
+                log.error("%s: %s", " ".join(words), end)
+        conclude(self.study, ends)
 
     def _has_work(self, cells: Sequence[StudyCell]) -> bool:
         return any(has_work(cell, self.retry_failed) for cell in cells)
@@ -241,13 +272,14 @@ def composing(master: DictConfig, loader: ConfigLoader) -> Compose:
 def compose_draft(master: DictConfig, words: Sequence[str], loader: ConfigLoader, measure: bool = True) -> Draft:
     """Plan ``words`` beside what the study has already; no study is written (``measure``: see :class:`Planner`)."""
     console = Console(stderr=True)
+    launcher: Mapping[str, Any] = master.hydra.launcher
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         bar = progress.add_task("Planning", total=None)
 
         def tell(done: int) -> None:
             progress.update(bar, completed=done)
 
-        return draft(words, composing(master, loader), loader, tell, Planner(measure))
+        return draft(words, composing(master, loader), loader, tell, Planner(measure), launcher)
 
 
 def dry_run(words: Sequence[str]) -> list[str]:
@@ -284,8 +316,11 @@ def show_end(study: Study) -> bool:
     statuses = {cell: cell.status() for cell in study.cells}
     counts = Counter(status["state"] for status in statuses.values())
     log.info("study %s: %s", study.name, ", ".join(f"{count} {state}" for state, count in counts.items()))
-    fine = ("done", "skipped", "running")
-    broken = {cell: status for cell, status in statuses.items() if status["state"] not in fine}
+    broken = {
+        cell: status
+        for cell, status in statuses.items()
+        if status["state"] not in ("done", "skipped") and not (status["state"] == "running" and living(cell))
+    }
     for cell, status in broken.items():
         error = str(status.get("error", "")).partition("\n")[0]
         log.error("  %s %s: %s", status["state"], cell.name, error)
@@ -324,6 +359,15 @@ def note_the_end_of_a_child(order: Order, code: int) -> None:
         if status["state"] in ("planned", "running") and bury(cell.folder, Observer()):
             facts |= {key: status[key] for key in ("pairs", "done") if key in status}
             write_status(cell.folder, state, error=error, **facts)
+
+
+def _end(result: JobReturn) -> str:
+    """How a launcher says that a job ended."""
+    try:
+        said = result.return_value
+    except Exception as error:  # whatever was raised on the way
+        return f"{type(error).__name__}: {error}"
+    return "its job ended" if said is None else str(said)
 
 
 def _say(cell: StudyCell) -> None:

@@ -2,13 +2,14 @@
 
 import logging
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.utilities import rank_zero_only
 
 from twinsight.complaints import explain_error
 from twinsight.errors import UserError
@@ -17,7 +18,7 @@ from twinsight.study.locks import LockLost
 from twinsight.study.pictures import draw_set
 from twinsight.study.planner import Plan, Planner
 from twinsight.study.publish import is_published, publish, publishing
-from twinsight.study.records import is_whole
+from twinsight.study.records import done_indices, is_whole
 from twinsight.study.run import Outcome, compute, make_trainer
 from twinsight.study.sets import tabulate
 from twinsight.study.shards import WHOLE, Shard, other_workers, wait_for_the_dead
@@ -25,6 +26,7 @@ from twinsight.study.status import read_status, settled, write_status
 from twinsight.study.study import Study, StudyCell
 
 log = logging.getLogger(__name__)
+_ONE_CPU = {"accelerator": "cpu", "devices": 1, "num_nodes": 1, "strategy": "auto"}
 
 
 class Order(NamedTuple):
@@ -43,6 +45,18 @@ class Order(NamedTuple):
     job: int
     shard: Shard = WHOLE
     retry_failed: bool = False
+
+    @classmethod
+    def of(cls, config: DictConfig, study: str, job: str) -> "Order":
+        """What the words ``study=NAME job=NUMBER[:SHARD]`` mean beside a configuration, which says how to run it."""
+        number, _, part = str(job).partition(":")
+        root = str(Path(config.paths.output_root).resolve())
+        return cls(root, study, int(number), Shard.parse(part or str(WHOLE)), bool(config.retry_failed))
+
+    @classmethod
+    def parse(cls, config: DictConfig, words: Sequence[str]) -> "Order":
+        """As :meth:`of`, from the words themselves."""
+        return cls.of(config, **dict(word.split("=", 1) for word in words))
 
     @property
     def cells(self) -> list[StudyCell]:
@@ -67,20 +81,41 @@ def run_job(order: Order) -> int:
     Returns:
         exit code: 0, or 1 where a cell failed.
     """
-    code = _compute(order)
-    log_cells(order.cells, order.study)
+    code = _work_on([cell for cell in order.cells if has_work(cell, order.retry_failed)], order)
+    _log(order)
     return code
 
 
-def _compute(order: Order) -> int:
-    asked = [cell for cell in order.cells if has_work(cell, order.retry_failed)]
-    built = _build(asked, Path(order.root))
+def finish_job(order: Order) -> int:
+    """Merge, publish and log those cells of a job of which every pair is recorded; explains nothing, and needs no
+    device.
+
+    Returns:
+        as :func:`run_job`.
+    """
+    open_cells = [cell for cell in order.cells if has_work(cell, retry_failed=True)]
+    whole = [cell for cell in open_cells if len(done_indices(cell.folder)) >= cell.pairs]
+    code = _work_on(whole, order._replace(shard=WHOLE), _ONE_CPU)
+    _log(order)
+    return code
+
+
+def _log(order: Order) -> None:
+    # Cells may have failed before there was a trainer to ask.
+    if getattr(rank_zero_only, "rank", 0) == 0:
+        log_cells(order.cells, order.study)
+
+
+def _work_on(asked: Sequence[StudyCell], order: Order, trainer: Mapping[str, Any] | None = None) -> int:
+    built = _build(asked, Path(order.root), trainer or {})
     if built is None:
         return int(bool(asked))
-    wait_for_the_dead((cell.folder for cell in built.plan.cells), order.shard)
     failed = len(built.plan.cells) < len(asked)
     try:
-        outcome = compute(built.plan, built.config, make_trainer(built.config), order.shard)
+        running = make_trainer(built.config)
+        if running.is_global_zero:
+            wait_for_the_dead((cell.folder for cell in built.plan.cells), order.shard)
+        outcome = compute(built.plan, built.config, running, order.shard)
     except LockLost as lost:  # what becomes of the cells is another's to say
         log.warning("%s", lost)
         return int(failed)
@@ -94,7 +129,8 @@ def _compute(order: Order) -> int:
         return 1
     for name, who in outcome.busy.items():
         log.info("%s is left to %s", name, who)
-    _publish(built, outcome)
+    if running.is_global_zero:
+        _publish(built, outcome)
     return int(failed or bool(outcome.failed))
 
 
@@ -106,12 +142,14 @@ def has_work(cell: StudyCell, retry_failed: bool = False) -> bool:
     return not settled(status, retry_failed)
 
 
-def _build(cells: Sequence[StudyCell], root: Path) -> _Built | None:
-    """All cells that can still be built as they were planned; None without any."""
+def _build(cells: Sequence[StudyCell], root: Path, trainer: Mapping[str, Any]) -> _Built | None:
+    """All cells that can still be built as they were planned, with other options of the trainer; None without any."""
     planner = Planner()
     plans, config = [], None
     for cell in cells:
-        config = OmegaConf.create({**cell.config, "paths": {"output_root": str(root)}})
+        frozen = cell.config
+        frozen |= {"paths": {"output_root": str(root)}, "trainer": {**frozen["trainer"], **trainer}}
+        config = OmegaConf.create(frozen)
         try:
             plan = planner.plan(config)
             (built,) = plan.cells

@@ -69,6 +69,7 @@ def draft(
     loader: ConfigLoader,
     tell: Callable[[int], Any] = lambda done: None,
     planner: Planner | None = None,
+    launcher: Mapping[str, Any] | None = None,
 ) -> Draft:
     """Plan every combination that ``words`` mean, after what the study has planned before.
 
@@ -78,6 +79,7 @@ def draft(
         loader: Hydra's.
         tell: is called with the number of combinations planned so far.
         planner: one that has built models and photos before.
+        launcher: Hydra's, as configured: what cells may be depends on it.
 
     Raises:
         UserError: a combination does not fit; nothing has been written then.
@@ -96,7 +98,7 @@ def draft(
             known = {line.cell for line in lines}
             job = max((line.job for line in lines), default=-1) + 1
         planner.validate(config)
-        refuse_several_devices(config)
+        refuse_several_devices(config, launcher)
         check_words(config, combination)
         cells, skipped = _cells(planner, config, combination)
         fresh = [line for line in _lines(cells, skipped, job) if line.cell not in known]

@@ -43,7 +43,7 @@ class Progress:
     def of(cls, study: Study) -> "Progress":
         """Read it; safe while jobs write, since files appear whole."""
         statuses = [(cell, cell.status()) for cell in study.cells]
-        silent = [cell.name for cell, status in statuses if status["state"] == "running" and not _living(cell)]
+        silent = [cell.name for cell, status in statuses if status["state"] == "running" and not living(cell)]
         states = ["interrupted" if cell.name in silent else status["state"] for cell, status in statuses]
         running = [one for one, state in zip(statuses, states, strict=True) if state == "running"]
         seconds = max((status.get("seconds", 0) for _, status in running), default=0)
@@ -136,7 +136,8 @@ def _bytes(cell: PlannedCell, config: dict[str, Any]) -> int:
     return cell.pairs * each + min(cell.pairs, int(config["pictures"]["limit"])) * _PICTURE_BYTES
 
 
-def _living(cell: StudyCell) -> bool:
+def living(cell: StudyCell) -> bool:
+    """Whether a process works on a cell that is not known to be dead."""
     return bool(other_workers(cell.folder, WHOLE, itself=True))
 
 

@@ -16,7 +16,7 @@ import hydra.utils
 import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig, OmegaConf
-from pytorch_lightning.plugins.environments import LightningEnvironment
+from pytorch_lightning.plugins.environments import LightningEnvironment, SLURMEnvironment
 from pytorch_lightning.strategies import ParallelStrategy
 
 from twinsight.data import PairDataModule, SkippedPair
@@ -54,8 +54,11 @@ class Outcome:
 
 def make_trainer(config: DictConfig) -> pl.Trainer:
     """The trainer of a configuration; built before models, since a device that is not there is said in a second."""
+    # Under submitit, that is who requeues a job: Lightning must not as well.
+    requeued = os.environ.get("SUBMITIT_EXECUTOR") == "slurm" and not config.trainer.get("plugins")
     return hydra.utils.instantiate(
         config.trainer,
+        **({"plugins": [SLURMEnvironment(auto_requeue=False)]} if requeued else {}),
         logger=False,
         enable_checkpointing=False,
         inference_mode=False,
@@ -241,7 +244,8 @@ def _compute(
             _write_config(cell)
             write_status(cell.folder, "planned")  # whatever an earlier run said
             held.show(cell)
-            log.debug("computing %s: %d of %d pairs are done", cell.name, held.recorded[cell.name], pairs)
+            level = logging.INFO if held.recorded[cell.name] else logging.DEBUG
+            log.log(level, "computing %s: %d of %d pairs are done", cell.name, held.recorded[cell.name], pairs)
     try:
         # Whole views go through alone and perturbed ones in chunks: reduced-precision kernels would tell them apart.
         torch.backends.cudnn.allow_tf32 = False

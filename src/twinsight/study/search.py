@@ -167,7 +167,7 @@ class _Trying:
         fixed: overrides of every trial.
         space: what may be chosen.
         planning: overrides to a configuration, and Hydra's loader.
-        drive: runs what is missing of a study.
+        drive: runs what is missing of a study; False where it does not wait for it.
     """
 
     def __init__(
@@ -178,7 +178,7 @@ class _Trying:
         fixed: Sequence[str],
         space: Mapping[str, "BaseDistribution"],
         planning: tuple[Compose, ConfigLoader],
-        drive: Callable[[Study], None],
+        drive: Callable[[Study], bool],
     ) -> None:
         self.study = study
         self.wanted = wanted
@@ -205,8 +205,8 @@ class _Trying:
         while not self.exhausted and (left := self.wanted.trials - len(ended(trials))) > 0:
             asked = [trials.ask(self.space) for _ in range(min(self.wanted.batch, left))]
             planned = {trial: cell for trial in asked if (cell := self._planned(trials, trial)) is not None}
-            if planned:
-                self.drive(self.study)
+            if planned and not self.drive(self.study):
+                raise UserError("`sweep=optuna` chooses by results, which it has to wait for: hydra.launcher.wait=true")
             for trial, cell in planned.items():
                 self._tell(trials, trial, cell)
 

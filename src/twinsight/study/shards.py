@@ -83,6 +83,12 @@ def other_workers(folder: Path, shard: Shard, itself: bool = False) -> list[str]
     return found
 
 
+def unreleased(folder: Path) -> list[str]:
+    """Processes that hold locks of a cell, or held them when they died."""
+    holders = [Lock(place).holder() for place in _in_the_way(folder, WHOLE, itself=True)]
+    return [str(holder) for holder in holders if holder is not None and not holder.released]
+
+
 def bury(folder: Path, observer: Observer, shard: Shard = WHOLE) -> bool:
     """Take the locks of a cell that overlap with ``shard`` away from holders that are gone; whether no living one is
     left."""
