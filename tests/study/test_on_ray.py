@@ -29,7 +29,7 @@ def test_neither_a_failing_cell_nor_a_killed_worker_stops_the_others(tmp_path, p
     targets = "explainer._target_=toy_cells.Failing,toy_cells.Slow"
     command = words(tmp_path, photos, "explainer=lafam", targets, "seed=0,1", *ON_RAY)
     process = typed(*command, TOY_SECONDS=3)
-    deadline = time.monotonic() + 300
+    deadline = time.monotonic() + 600
     while not (tmp_path / "typed" / "plan.jsonl").exists():
         assert time.monotonic() < deadline
         time.sleep(0.2)
@@ -64,7 +64,7 @@ def test_neither_a_failing_cell_nor_a_killed_worker_stops_the_others(tmp_path, p
 @pytest.mark.ray
 def test_sigterm_reaches_the_jobs_which_keep_what_they_have(tmp_path, photos):
     process = typed(*words(tmp_path, photos, *SLOW, "seed=0,1", *ON_RAY), TOY_SECONDS=3)
-    deadline = time.monotonic() + 300
+    deadline = time.monotonic() + 600
     while "running" not in "".join(path.read_text() for path in tmp_path.glob("cells/*/status.json")):
         assert time.monotonic() < deadline
         time.sleep(0.1)

@@ -106,7 +106,7 @@ def test_jobs_that_are_requeued_signalled_or_killed_lose_nothing(tmp_path, photo
 
 def _after_two_pairs(cell) -> int:
     """The process of a cell, once two pairs are done."""
-    deadline = time.monotonic() + 300
+    deadline = time.monotonic() + 600
     while (status := cell.status())["state"] != "running" or status["done"] < 2:
         assert time.monotonic() < deadline, status
         assert status["state"] in ("planned", "running"), status
