@@ -25,6 +25,9 @@ from twinsight.protocol import resolve
 from twinsight.study.cell import RESULT_VERSION, Cell, Metric, asked_of_the_pair
 from twinsight.study.engine import check_engine, execution_of, fix_chunk_size
 
+Models = dict[str, dict[int, TwoViewModel]]
+"""Models by their configuration and seed."""
+
 
 @dataclass
 class Plan:
@@ -48,10 +51,14 @@ def plan(config: DictConfig) -> Plan:
 
 
 class Planner:
-    """Plans configurations, many of which may name one model or one set of photos: each distinct one is built once."""
+    """Plans configurations, many of which may name one model or one set of photos: each distinct one is built once.
 
-    def __init__(self) -> None:
-        self._models: dict[str, dict[int, TwoViewModel]] = {}
+    Args:
+        models: that other planners have built, to share them; those that are built here are added.
+    """
+
+    def __init__(self, models: Models | None = None) -> None:
+        self._models: Models = {} if models is None else models
         self._photos: dict[str, tuple[Photos, str]] = {}
         self._others: dict[str, Any] = {}
         self._checked: set[str] = set()
