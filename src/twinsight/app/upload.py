@@ -1,4 +1,4 @@
-"""The component that takes photos, and how it says no."""
+"""Where photos are given, and how the page says no."""
 
 from pathlib import Path
 from typing import Any, NoReturn
@@ -9,18 +9,20 @@ from twinsight.app.photos import check_photo
 from twinsight.errors import UserError
 
 
-class _Photo(gr.Image):
-    """An uploaded photo, as the path of its file: held against the limits, and never fetched from elsewhere."""
+def photo_input(label: str, **options: Any) -> gr.Image:
+    """A place to drop, paste or choose a photo; its value is the path of the uploaded file, which is within the limits.
 
-    def get_block_name(self) -> str:
-        return "image"  # what it looks like
+    What is changed of Gradio's own: files are checked before anything reads them, and none is fetched from an address.
+    """
+    image = gr.Image(label=label, type="filepath", image_mode=None, sources=["upload", "clipboard"], **options)
+    move = image.async_move_resource_to_block_cache
 
-    async def async_move_resource_to_block_cache(self, url_or_file_path: Any) -> Any:
-        if url_or_file_path is not None and str(url_or_file_path).startswith(("http://", "https://")):
+    async def move_unless_elsewhere(path: Any) -> Any:
+        if str(path).startswith(("http://", "https://")):
             raise gr.Error("photos are uploaded, not fetched from addresses")
-        return await super().async_move_resource_to_block_cache(url_or_file_path)
+        return await move(path)
 
-    def preprocess(self, payload: Any) -> Any:
+    def checked(payload: Any) -> str | None:
         if payload is None or not payload.path:
             return None
         try:
@@ -29,10 +31,10 @@ class _Photo(gr.Image):
             refuse(error)
         return payload.path
 
-
-def photo_input(label: str, **options: Any) -> _Photo:
-    """Where a photo is dropped, pasted or chosen; its value is the path of the uploaded file."""
-    return _Photo(label=label, type="filepath", image_mode=None, sources=["upload", "clipboard"], **options)
+    # On the object: Gradio writes a stub beside the source of every subclass, and asks for its frontend.
+    image.async_move_resource_to_block_cache = move_unless_elsewhere  # type: ignore[method-assign]
+    image.preprocess = checked  # type: ignore[method-assign]
+    return image
 
 
 def refuse(error: UserError) -> NoReturn:
