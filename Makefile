@@ -5,7 +5,7 @@ VENV ?= .venv
 CONSTRAINTS ?= constraints.txt
 PIP = $(VENV)/bin/python -m pip install --disable-pip-version-check --quiet $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS))
 
-.PHONY: demo test test-all test-browser test-slurm test-ray lint format bench tables clean
+.PHONY: demo test test-all test-browser test-slurm test-ray lint format bench docs tables clean
 
 demo: $(VENV)/.installed
 	$(VENV)/bin/python run.py
@@ -17,7 +17,7 @@ test: $(VENV)/.installed-dev
 test-all: $(VENV)/.installed-dev
 	$(VENV)/bin/python -m pytest -m "not gpu and not slurm and not ray and not browser"
 
-# The report in Chromium, which has to be there: on Debian `apt-get install chromium`.
+# The report and the app in Chromium, which has to be there: on Debian `apt-get install chromium`.
 test-browser: $(VENV)/.installed-browser
 	$(VENV)/bin/python -m pytest -m browser
 
@@ -43,6 +43,10 @@ bench: $(VENV)/.installed-dev
 	-$(PIP) --editable ".[bench]"
 	$(VENV)/bin/python -m benchmarks $(BENCH)
 
+# The documentation as a site, in site/; fails on a link that leads nowhere.
+docs: $(VENV)/.installed-docs
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict
+
 # The tables of choices in the documentation; a test fails when they are stale.
 tables: $(VENV)/.installed-dev
 	$(VENV)/bin/python -m twinsight.info docs/*.md
@@ -66,6 +70,10 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 
 $(VENV)/.installed-clusters: $(VENV)/.installed-dev
 	$(PIP) --editable ".[dev,slurm,ray]"
+	@touch $@
+
+$(VENV)/.installed-docs: $(VENV)/.installed
+	$(PIP) --editable ".[docs]"
 	@touch $@
 
 $(VENV)/.installed-browser: $(VENV)/.installed-dev

@@ -98,7 +98,18 @@ def _report(words: Sequence[str]) -> int:
     return report(words)
 
 
-SUBCOMMANDS: dict[str, Callable[[Sequence[str]], int]] = {"info": _info, "report": _report, "study": _study}
+def _app(words: Sequence[str]) -> int:
+    from twinsight.app.command import main as app
+
+    return app(words)
+
+
+SUBCOMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
+    "app": _app,
+    "info": _info,
+    "report": _report,
+    "study": _study,
+}
 """First words that are not Hydra's."""
 
 

@@ -37,6 +37,8 @@ class PairBank:
         chunk_size: perturbed images per forward pass. Halved for good when the device runs out of memory.
         capacity: bytes of embeddings and feature maps kept; the oldest are dropped first.
         execution: precision of the passes, and whether perturbed versions go through a compiled network.
+        before_pass: called with the number of images before passes through the network; what it raises ends the work
+            there. For progress, and for whoever may change their mind.
 
     Attributes:
         forwards, backwards: images encoded, and gradients taken back to images, so far, without padding.
@@ -54,6 +56,7 @@ class PairBank:
         chunk_size: int = CHUNK_SIZE,
         capacity: int = 2**28,
         execution: Execution = EXACT,
+        before_pass: Callable[[int], None] = lambda images: None,
     ) -> None:
         if chunk_size < 1:
             raise UserError(f"`chunk_size` must be at least 1, got {chunk_size}")
@@ -61,6 +64,7 @@ class PairBank:
         self.chunk_size = chunk_size
         self.capacity = capacity
         self.execution = execution
+        self.before_pass = before_pass
         self.forwards = 0
         self.backwards = 0
         self._kept: OrderedDict[Hashable, Tensor] = OrderedDict()
@@ -73,6 +77,7 @@ class PairBank:
         key = ("features", content_digest(image), self._side(view))
         if key not in self._kept:
             with _plain_tensors():
+                self.before_pass(1)
                 self.forwards += 1
                 self._keep(key, self._laid_out(self.model.features, image.unsqueeze(0), view).contiguous().squeeze(0))
         return self._get(key)
@@ -110,6 +115,7 @@ class PairBank:
             many: use the folded copy of the network. Not where hooks or modes are to see the network's own modules, or
                 where an embedding must be to the last bit what :meth:`embedding` says.
         """
+        self.before_pass(len(images))
         self.forwards += len(images)
         if many:
             return full_precision(self._laid_out(self._for_many(images).with_graph, images, view))
@@ -126,7 +132,9 @@ class PairBank:
             count: image passes backwards that this takes; None is the number of images in ``images``.
             keep_graph: leave the graph for another pass.
         """
-        self.backwards += sum(map(len, images)) if count is None else count
+        count = sum(map(len, images)) if count is None else count
+        self.before_pass(count)
+        self.backwards += count
         found = torch.autograd.grad(score, images, retain_graph=keep_graph)
         return tuple(gradient.contiguous() for gradient in found)
 
@@ -160,7 +168,8 @@ class PairBank:
 
         What it counts is counted here afterwards, and a chunk that it had to halve stays halved.
         """
-        other = PairBank(self.model if model is None else model, self.chunk_size, self.capacity, self.execution)
+        network = self.model if model is None else model
+        other = PairBank(network, self.chunk_size, self.capacity, self.execution, self.before_pass)
         if other.model is self.model:
             other._channels_last, other._fast = self._channels_last, self._fast
         try:
@@ -183,6 +192,7 @@ class PairBank:
 
         def embeddings(start: int, stop: int) -> Tensor:
             nonlocal cones
+            self.before_pass(stop - start)
             # Filled up by repetition: every chunk has one size, because rounding depends on it.
             indices = torch.arange(start, start + self.chunk_size).clamp(max=stop - 1)
             versions = perturbation.versions(indices.to(perturbation.image.device))

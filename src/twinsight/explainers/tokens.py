@@ -84,6 +84,7 @@ class TokenOcclusion(Explainer):
         """``(windows, d)`` embeddings of a view without the tokens of each window."""
 
         def embedded(start: int, stop: int) -> Tensor:
+            pair.bank.before_pass(stop - start)
             pair.bank.forwards += stop - start
             # Filled up by repetition: every chunk has one size, because rounding depends on it.
             rows = torch.arange(start, start + pair.bank.chunk_size).clamp(max=stop - 1)

@@ -103,7 +103,7 @@ class Evaluation(pl.LightningModule):
             self._name_the_broken_pair(batch)
             raise
         explained = time.perf_counter()
-        columns, arrays = self._scores(cell, batch, explanation)
+        columns, arrays = score_cell(cell, batch, explanation, self.bank)
         scored = time.perf_counter()
         columns, arrays = {**explanation.columns, **columns}, {**explanation.arrays, **arrays}
         listed = {name: values.tolist() for name, values in columns.items()}
@@ -130,43 +130,6 @@ class Evaluation(pl.LightningModule):
                 {"index": index, **timing},
             )
 
-    def _scores(self, cell: Cell, batch: PairBatch, explanation: Any) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Columns ``(B,)`` and curves of all metrics of a cell."""
-        columns: dict[str, Tensor] = {}
-        arrays: dict[str, Tensor] = {}
-        if not cell.metrics:
-            return columns, arrays
-        size = (batch.view1.shape[-2], batch.view1.shape[-1])
-        map1, map2 = explanation.resized(size)
-        known = {
-            "model": self.model,
-            "explainer": cell.explainer,
-            "view1": batch.view1,
-            "view2": batch.view2,
-            "map1": map1,
-            "map2": map2,
-            "explanation": explanation,
-            "partner_view2": batch.partner_view2,
-            "geometry": batch.geometry,
-            "regions": batch.regions,
-            "size": size,
-            "seeds": batch.seeds,
-            "bank": self.bank,
-        }
-        for name, metric in cell.metrics.items():
-            result = metric(**{key: known[key] for key in asked_of_the_pair(metric)})
-            if isinstance(result, Tensor):
-                columns[getattr(getattr(metric, "func", metric), "field", name)] = result
-                continue
-            arrays |= {f"curve_{key}": curve for key, curve in getattr(result, "curves", {}).items()}
-            arrays |= getattr(result, "arrays", {})
-            columns |= {
-                field.name: value
-                for field in dataclasses.fields(result)
-                if isinstance(value := getattr(result, field.name), Tensor)
-            }
-        return columns, arrays
-
     def _name_the_broken_pair(self, batch: PairBatch) -> None:
         """Raise again with the name of the pair, where it is a view itself that has a broken embedding."""
         with torch.inference_mode(False), torch.no_grad(), evaluating(self.model):
@@ -176,6 +139,46 @@ class Evaluation(pl.LightningModule):
                     self.bank.embedding(batch.view2[place], 2)
                 except NonFiniteEmbedding as error:
                     raise NonFiniteEmbedding(f"pair {pair_id}: {error}") from None
+
+
+def score_cell(
+    cell: Cell, batch: PairBatch, explanation: Any, bank: PairBank
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Columns ``(B,)`` and curves of all metrics of a cell for what its explainer found for a batch."""
+    columns: dict[str, Tensor] = {}
+    arrays: dict[str, Tensor] = {}
+    if not cell.metrics:
+        return columns, arrays
+    size = (batch.view1.shape[-2], batch.view1.shape[-1])
+    map1, map2 = explanation.resized(size)
+    known = {
+        "model": bank.model,
+        "explainer": cell.explainer,
+        "view1": batch.view1,
+        "view2": batch.view2,
+        "map1": map1,
+        "map2": map2,
+        "explanation": explanation,
+        "partner_view2": batch.partner_view2,
+        "geometry": batch.geometry,
+        "regions": batch.regions,
+        "size": size,
+        "seeds": batch.seeds,
+        "bank": bank,
+    }
+    for name, metric in cell.metrics.items():
+        result = metric(**{key: known[key] for key in asked_of_the_pair(metric)})
+        if isinstance(result, Tensor):
+            columns[getattr(getattr(metric, "func", metric), "field", name)] = result
+            continue
+        arrays |= {f"curve_{key}": curve for key, curve in getattr(result, "curves", {}).items()}
+        arrays |= getattr(result, "arrays", {})
+        columns |= {
+            field.name: value
+            for field in dataclasses.fields(result)
+            if isinstance(value := getattr(result, field.name), Tensor)
+        }
+    return columns, arrays
 
 
 def _pair_columns(batch: PairBatch, place: int) -> dict[str, Any]:

@@ -38,7 +38,7 @@ def draw_cell(cell: Cell, planned: Plan, rows: Sequence[Row], config: DictConfig
     pairs = _pairs(planned, config)
     arrays = arrays_of(cell)
     for row in _progress(missing, "Drawing pictures"):
-        views = _views(pairs, row, config.pictures.side)
+        views = views_as_drawn(pairs, row["index"], config.pictures.side)
         if isinstance(cell.explainer, ImageExplainer):
             _draw_made_images(cell, row, arrays[row["index"]], views)
         else:
@@ -66,7 +66,7 @@ def draw_set(cells: Sequence[Cell], planned: Plan, config: DictConfig) -> Path |
     arrays = [arrays_of(cell) for cell in cells]
     first = []
     for row in _progress(missing, "Drawing all side by side"):
-        view1, view2 = _views(pairs, row, config.pictures.side)
+        view1, view2 = views_as_drawn(pairs, row["index"], config.pictures.side)
         found = [_maps(cell, one[row["index"]], planned.views.size) for cell, one in zip(cells, arrays, strict=True)]
         maps = {_caption(cell, cells): pair for cell, pair in zip(cells, found, strict=True)}
         if row in explained[:TOGETHER]:
@@ -112,14 +112,14 @@ def _pairs(planned: Plan, config: DictConfig) -> PairDataset:
     return PairDataset(planned.photos, planned.views, planned.model.normalization, config.seed)
 
 
-def _views(pairs: PairDataset, row: Row, side: int) -> list[NDArray]:
-    """Both views ``(H, W, 3)`` as the photos have them, not as the model sees them."""
-    photos = pairs.photos.load_pair(row["index"])
+def views_as_drawn(pairs: PairDataset, index: int, side: int) -> list[NDArray]:
+    """Both views ``(H, W, 3)`` of a pair as the photos have them, not as the model sees them, none above ``side``."""
+    photos = pairs.photos.load_pair(index)
     return [
         recipe.render(photo, min(side, max(*recipe.geometry.box[2:], pairs.views.size)), pairs.views.antialias)
         .movedim(0, -1)
         .numpy()
-        for recipe, photo in zip(pairs.recipes(row["index"], photos), photos, strict=True)
+        for recipe, photo in zip(pairs.recipes(index, photos), photos, strict=True)
     ]
 
 

@@ -26,6 +26,9 @@ from twinsight.study.cell import RESULT_VERSION, Cell, Metric, asked_of_the_pair
 from twinsight.study.engine import check_engine, execution_of, fix_chunk_size
 from twinsight.tracking import check_loggers
 
+Models = dict[str, dict[int, TwoViewModel]]
+"""Models by their configuration and seed."""
+
 
 @dataclass
 class Plan:
@@ -53,11 +56,12 @@ class Planner:
 
     Args:
         measure: whether a chunk size of ``auto`` may be measured, and written down; else it counts as the default.
+        models: that other planners have built, to share them; those that are built here are added.
     """
 
-    def __init__(self, measure: bool = True) -> None:
+    def __init__(self, measure: bool = True, models: Models | None = None) -> None:
         self._measure = measure
-        self._models: dict[str, dict[int, TwoViewModel]] = {}
+        self._models: Models = {} if models is None else models
         self._photos: dict[str, tuple[Photos, str]] = {}
         self._others: dict[str, Any] = {}
         self._checked: set[str] = set()

@@ -1,0 +1,41 @@
+"""``twinsight app``: the web demo."""
+
+import argparse
+import os
+from collections.abc import Sequence
+from tempfile import TemporaryDirectory
+
+from twinsight.errors import UserError
+
+
+def main(words: Sequence[str]) -> int:
+    """Run ``twinsight app WORDS`` until it is interrupted; the exit code.
+
+    Raises:
+        UserError: Gradio is not installed, a model cannot be built, or the port is taken.
+    """
+    parser = argparse.ArgumentParser(
+        prog="twinsight app", description="Explain photos in a browser. Nothing leaves this machine."
+    )
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen at (default: this machine alone)")
+    parser.add_argument("--port", type=int, default=7860, help="0 takes a free one (default: 7860)")
+    parser.add_argument("--device", default="cpu", help="of the networks: cpu, cuda, cuda:1, ... (default: cpu)")
+    parser.add_argument(
+        "--model",
+        action="append",
+        default=[],
+        metavar="'NAME KEY=VALUE ...'",
+        help="a further model to offer, with its words: --model 'pretrained model.checkpoint=FILE'; repeatable",
+    )
+    asked = parser.parse_args(words)
+    with TemporaryDirectory(prefix="twinsight-app-") as uploads:
+        # Read when Gradio is imported: it tells its makers nothing, and keeps files where we remove them.
+        os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": uploads, "HF_HUB_DISABLE_TELEMETRY": "1"}
+        try:
+            import gradio  # noqa: F401
+        except ImportError:
+            raise UserError("the web demo needs the package `gradio`: pip install 'twinsight[app]'") from None
+        from twinsight.app.page import serve
+        from twinsight.app.work import Workshop, default_models
+
+        return serve(Workshop(default_models(asked.model), asked.device), asked.host, asked.port)
