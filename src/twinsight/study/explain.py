@@ -16,6 +16,7 @@ from twinsight.study.records import read
 from twinsight.study.run import compute, make_trainer, refuse_skipped
 from twinsight.study.sets import tabulate
 from twinsight.study.shards import bury
+from twinsight.tracking import check_loggers
 
 logger = logging.getLogger(__name__)
 _POLL_SECONDS = 1.0
@@ -42,11 +43,17 @@ def explain(config: DictConfig) -> int:
     for key in ("study", "shard", "retry_failed"):
         if config.get(key):
             raise UserError(f"`{key}={config[key]}` is for many cells: add -m, as in python run.py -m study=NAME ...")
+    check_loggers(config)
     trainer = make_trainer(config)
     planned = plan(config)
     if trainer.is_global_zero:
         _wait_for_the_dead(planned)
-    outcome = compute(planned, config, trainer)
+    try:
+        outcome = compute(planned, config, trainer)
+    except Exception:
+        if trainer.is_global_zero:
+            log_run(planned.cells, config)  # dashboards show failures
+        raise
     if outcome.busy:
         name, who = next(iter(outcome.busy.items()))
         raise UserError(f"{name} is being computed by {who}: wait for it, or stop it first")
