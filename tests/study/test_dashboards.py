@@ -227,6 +227,14 @@ def test_a_run_that_raises_half_way_is_finished_as_failed_and_made_anew(photos, 
     assert exit_code(runs(tmp_path)[name]) == 0
 
 
+def test_a_single_run_that_fails_is_shown_as_failed(tiny):
+    config = tiny(*WANDB, explainer={"_target_": "toy_cells.Failing"})
+    with pytest.raises(RuntimeError, match="the method is broken"):
+        explain(config)
+    ((_, folder),) = runs(only_cell(config).parents[1]).items()
+    assert (exit_code(folder), configuration(folder)["error"]) == (1, "RuntimeError: the method is broken")
+
+
 @pytest.fixture
 def agent(monkeypatch, tmp_path):
     """What the agent of a W&B sweep tells the program that it starts."""

@@ -20,7 +20,7 @@ from toy_cells import TINY
 from toy_studies import run
 from twinsight.config import conf_folder, register_schema
 from twinsight.errors import UserError
-from twinsight.study import Study, search
+from twinsight.study import Study, explain, search
 from twinsight.study.evaluation import Evaluation
 
 optuna = pytest.importorskip("optuna")
@@ -126,7 +126,7 @@ def test_failed_trials_are_noted_and_the_search_goes_on(searching, monkeypatch):
     genuine = Evaluation._run
 
     def fail(self, cell, writer, batch):
-        if cell.explainer.window == (16, 16):
+        if tuple(cell.explainer.options["window"]) == (16, 16):
             raise RuntimeError("a fault of ours")
         genuine(self, cell, writer, batch)
 
@@ -231,5 +231,8 @@ def test_typed_killed_and_typed_again(tmp_path, photos):
     study = Study.open(tmp_path, "typed")
     assert len(trials(study)) == 4
     assert all(cell.status()["state"] == "done" for cell in study.cells)
-    # Without -m there is nothing to search.
-    assert "add -m" in output_of(typed(*command[2:]), 2)
+
+
+def test_without_m_there_is_nothing_to_search(tiny):
+    with pytest.raises(UserError, match="add -m"):
+        explain(tiny("sweep=optuna"))

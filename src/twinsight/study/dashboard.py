@@ -22,7 +22,7 @@ from twinsight.plotting import draw_parallel, write_figure
 from twinsight.study.aggregate import tabulate_study
 from twinsight.study.cell import Cell
 from twinsight.study.locks import STALE_SECONDS
-from twinsight.study.loggers import agent_run, log_cell, own_run
+from twinsight.study.loggers import agent_run, log_cell, owed, own_run
 from twinsight.study.study import Study, StudyCell
 from twinsight.tracking import Uploads, chosen_loggers, goes_online, is_wandb, settle_runs
 
@@ -46,7 +46,7 @@ def log_cells(cells: Sequence[StudyCell], study: str) -> list[StudyCell]:
     """Log those cells of a study that are settled; those that another process logs right now."""
     busy = []
     for cell in cells:
-        if cell.line.loggers and cell.status()["state"] in ("done", "failed"):
+        if owed(cell, cell.line.loggers, study):
             loggers = chosen_loggers(OmegaConf.create(cell.config))
             if not log_cell(cell, loggers, study):
                 busy.append(cell)

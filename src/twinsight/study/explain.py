@@ -12,6 +12,7 @@ from twinsight.study.records import read
 from twinsight.study.run import compute, make_trainer, refuse_skipped
 from twinsight.study.sets import tabulate
 from twinsight.study.shards import wait_for_the_dead
+from twinsight.tracking import check_loggers
 
 
 def explain(config: DictConfig) -> int:
@@ -35,11 +36,17 @@ def explain(config: DictConfig) -> int:
     for key in ("study", "shard", "retry_failed", "replan"):
         if config.get(key):
             raise UserError(f"`{key}={config[key]}` is for many cells: add -m, as in python run.py -m study=NAME ...")
+    check_loggers(config)
     trainer = make_trainer(config)
     planned = plan(config)
     if trainer.is_global_zero:
         wait_for_the_dead(cell.folder for cell in planned.cells)
-    outcome = compute(planned, config, trainer)
+    try:
+        outcome = compute(planned, config, trainer)
+    except Exception:
+        if trainer.is_global_zero:
+            log_run(planned.cells, config)  # dashboards show failures
+        raise
     if outcome.busy:
         name, who = next(iter(outcome.busy.items()))
         raise UserError(f"{name} is being computed by {who}: wait for it, or stop it first")

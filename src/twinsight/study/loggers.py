@@ -4,7 +4,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +14,7 @@ import numpy as np
 import wandb
 from omegaconf import DictConfig
 from pytorch_lightning.loggers import CSVLogger, MLFlowLogger, TensorBoardLogger, WandbLogger
+from pytorch_lightning.utilities import rank_zero_only
 
 from twinsight.files import write_json
 from twinsight.signatures import locate
@@ -98,15 +99,15 @@ def log_cell(
     Returns:
         False where another living process logs it right now.
     """
-    if not _owed(cell, loggers, study, agent):
-        return True
+    if getattr(rank_zero_only, "rank", 0) or not owed(cell, loggers, study, agent):
+        return True  # one process speaks for all of a run
     lock = Lock(cell.folder / "logging")
     if not lock.take(_observer):
         return False
     try:
         logged = _logged(cell)
         facts = None
-        for name in _owed(cell, loggers, study, agent):
+        for name in owed(cell, loggers, study, agent):
             facts = facts or _Facts.of(cell)
             if facts is None:
                 break
@@ -121,6 +122,18 @@ def log_cell(
         lock.release()
         shutil.rmtree(lock.folder, ignore_errors=True)  # whoever comes now looks at the marker first
     return True
+
+
+def owed(
+    cell: Cell | StudyCell, loggers: Iterable[str], study: str | None = None, agent: str | None = None
+) -> list[str]:
+    """Those of the loggers, by name, that do not know yet how a cell ended."""
+    status = read_status(cell.folder)
+    if status["state"] not in ("done", "failed"):
+        return []
+    state = status["state"] + str(status.get("error", "")).partition("\n")[0]
+    logged = _logged(cell)
+    return [name for name in loggers if logged.get(_key(name, study, agent)) != state]
 
 
 def agent_run() -> str | None:
@@ -173,14 +186,6 @@ def _logged(cell: Cell | StudyCell) -> dict[str, str]:
     marker = cell.folder / "logged.json"
     found = json.loads(marker.read_text()) if marker.exists() else {}
     return found if isinstance(found, dict) else {}
-
-
-def _owed(cell: Cell | StudyCell, loggers: Mapping[str, DictConfig], study: str | None, agent: str | None) -> list[str]:
-    """Names of the loggers that do not know yet how the cell ended."""
-    status = read_status(cell.folder)
-    state = status["state"] + str(status.get("error", "")).partition("\n")[0]
-    logged = _logged(cell)
-    return [name for name in loggers if logged.get(_key(name, study, agent)) != state]
 
 
 def _key(logger: str, study: str | None, agent: str | None) -> str:
@@ -243,7 +248,7 @@ def _log_wandb(
     study: str | None,
     agent: str | None,
 ) -> None:
-    names = [cell.identity[part]["name"] for part in ("model", "data", "explainer")]
+    names = [cell.identity[part]["name"][:64] for part in ("model", "data", "explainer")]  # W&B takes no longer tags
     with own_run(
         node,
         run_id(cell.digest, study),

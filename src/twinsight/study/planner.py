@@ -24,7 +24,6 @@ from twinsight.naming import snake_case
 from twinsight.protocol import resolve
 from twinsight.study.cell import RESULT_VERSION, Cell, Metric, asked_of_the_pair
 from twinsight.study.engine import check_engine, execution_of, fix_chunk_size
-from twinsight.tracking import check_loggers
 
 Models = dict[str, dict[int, TwoViewModel]]
 """Models by their configuration and seed."""
@@ -82,7 +81,6 @@ class Planner:
             if OmegaConf.select(config, key) < least:
                 raise UserError(f"`{key}` must be at least {least}, got {OmegaConf.select(config, key)}")
         check_engine(config)
-        check_loggers(config)
         model = self.model(config)
         fix_chunk_size(config, model, self._measure)  # before anything is frozen: measured again it might be another
         composed = OmegaConf.to_container(config, resolve=True)

@@ -20,6 +20,7 @@ from twinsight.study.planner import Planner
 from twinsight.study.sets import table_facts
 from twinsight.study.study import PlannedCell, Study
 from twinsight.study.sweep import Compose, axes_of, compositions
+from twinsight.tracking import check_loggers
 
 Frozen = dict[str, Any]
 
@@ -99,6 +100,7 @@ def draft(
             job = max((line.job for line in lines), default=-1) + 1
         planner.validate(config)
         refuse_several_devices(config, launcher)
+        check_loggers(config)
         check_words(config, combination)
         cells, skipped = _cells(planner, config, combination)
         fresh = [line for line in _lines(cells, skipped, job) if line.cell not in known]

@@ -99,13 +99,16 @@ def search(master: DictConfig, words: Sequence[str], context: HydraContext, task
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    wanted: Search = hydra.utils.instantiate(master.sweep)
     fixed, space = space_of(words, context.config_loader)
     if not space:
         raise UserError("sweep=optuna has nothing to choose: write options as explainer.window=range(8,33,8) or =4,8")
+    compose, planner = composing(master, context.config_loader), Planner()
+    # What is wrong with the words of any trial is said before there is one.
+    planner.validate(compose([*fixed, *overrides(_first(space))]))
+    wanted: Search = hydra.utils.instantiate(master.sweep)
     what = of_the_study(words)
     study = Study(master.paths.output_root, master.study or name_of(what))
-    planning = (composing(master, context.config_loader), context.config_loader)
+    planning = (compose, context.config_loader, planner)
     trying = _Trying(study, wanted, what, fixed, space, planning, driving(master, context, task))
     with _alone(study):
         trials = _opened(study, wanted, what)
@@ -166,7 +169,7 @@ class _Trying:
         command: words that say what the study is.
         fixed: overrides of every trial.
         space: what may be chosen.
-        planning: overrides to a configuration, and Hydra's loader.
+        planning: overrides to a configuration, Hydra's loader, and what builds cells.
         drive: runs what is missing of a study; False where it does not wait for it.
     """
 
@@ -177,7 +180,7 @@ class _Trying:
         command: Sequence[str],
         fixed: Sequence[str],
         space: Mapping[str, "BaseDistribution"],
-        planning: tuple[Compose, ConfigLoader],
+        planning: tuple[Compose, ConfigLoader, Planner],
         drive: Callable[[Study], bool],
     ) -> None:
         self.study = study
@@ -185,12 +188,9 @@ class _Trying:
         self.command = command
         self.fixed = [*fixed, f"study={study.name}"]
         self.space = dict(space)
-        self.compose, self.loader = planning
+        self.compose, self.loader, self.planner = planning
         self.drive = drive
-        self.planner = Planner()
         self.exhausted = False
-        # What is wrong with the words of any trial is said before there is one.
-        self.planner.validate(self.compose([*self.fixed, *overrides(_first(self.space))]))
 
     def go_on(self, trials: "Trials") -> None:
         """Try until there are as many trials as asked for.

@@ -68,7 +68,7 @@ def _prepare_mlflow(node: DictConfig) -> dict[str, Any]:
     database, place = node.get("tracking_uri") or "", node.get("artifact_location")
     if database.startswith(_SQLITE):
         Path(database.removeprefix(_SQLITE)).parent.mkdir(parents=True, exist_ok=True)
-    if place is None or ":" in place:  # somewhere on a server
+    if place is None or "://" in place:  # somewhere on a server
         return {}
     return {"artifact_location": Path(place).resolve().as_uri()}
 
