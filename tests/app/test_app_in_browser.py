@@ -63,7 +63,7 @@ def cards(page: Any, *names: str) -> list[Any]:
 
 def choose(page: Any, *explainers: str) -> None:
     """These explainers and no others."""
-    page.locator("#explainers").get_by_label("Clear").first.click()
+    page.locator("#explainers").get_by_title("Clear").click()
     for name in explainers:
         page.locator("#explainers input").fill(name)
         page.get_by_role("option", name=name, exact=True).click()
