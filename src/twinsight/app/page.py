@@ -160,7 +160,7 @@ class _Form:
 
 
 def _field(explainer: str, option: Option) -> Any:
-    shown = {"label": option.name, "info": option.note or None, "elem_id": f"{explainer}-{option.name}"}
+    shown: dict[str, Any] = {"label": option.name, "info": option.note or None, "elem_id": f"{explainer}-{option.name}"}
     if option.valid:
         default = "" if option.default == "null" else option.default
         return gr.Dropdown([(default or "from the protocol", ""), *option.valid], value="", **shown)
@@ -169,7 +169,7 @@ def _field(explainer: str, option: Option) -> Any:
 
 def _wire(workshop: Workshop, form: _Form, page: gr.Blocks, outputs: list[Any]) -> None:
     status, link = outputs[0], outputs[-1]
-    private = {"api_visibility": "private", "show_progress": "hidden"}
+    private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 
     async def run(scored: bool, request: gr.Request, *values: Any) -> AsyncIterator[Any]:
         try:
@@ -200,7 +200,7 @@ def _wire(workshop: Workshop, form: _Form, page: gr.Blocks, outputs: list[Any]) 
         async for update in run(True, request, *values):
             yield update
 
-    runs = []
+    runs: list[Any] = []
     for button, work in ((form.explain, explain_only), (form.score, explain_and_score)):
         run_ = button.click(
             work, form.inputs, [*outputs, form.cancel], concurrency_id="explaining", concurrency_limit=1, **private

@@ -30,7 +30,9 @@ def results_html(found: Sequence[Explained | LeftOut]) -> str:
     """Both views and their similarity, then a card for each explainer, then what was left out and why."""
     explained = [one for one in found if isinstance(one, Explained)]
     cards = [card_html(one) for one in explained]
-    left_out = [f"<p><b>{escape(one.name)}</b> was left out: {escape(one.why)}</p>" for one in found if _is_out(one)]
+    left_out = [
+        f"<p><b>{escape(one.name)}</b> was left out: {escape(one.why)}</p>" for one in found if isinstance(one, LeftOut)
+    ]
     return f'<div class="results">{_pair_html(explained[0]) if explained else ""}{"".join(cards + left_out)}</div>'
 
 
@@ -46,14 +48,11 @@ def card_html(one: Explained) -> str:
     if one.curves:
         curves = {label: one.curves[name] for name, label in _CURVES.items() if name in one.curves}
         figure = draw_curves(curves, inches=COLUMN).figure  # with the legend below, for screens as narrow as a column
+        assert isinstance(figure, Figure)  # drawn on its own
         alt = f"Insertion and deletion curves of {one.title}"
         parts.append(f'<details open><summary>Curves</summary><img class="chart" src="{_drawn(figure, PRINT_DPI)}" ')
         parts.append(f'alt="{escape(alt)}"></details>')
     return "".join([*parts, "</section>"])
-
-
-def _is_out(one: Explained | LeftOut) -> bool:
-    return isinstance(one, LeftOut)
 
 
 def _pair_html(one: Explained) -> str:

@@ -32,7 +32,7 @@ def photo_input(label: str, **options: Any) -> gr.Image:
         return payload.path
 
     # On the object: Gradio writes a stub beside the source of every subclass, and asks for its frontend.
-    image.async_move_resource_to_block_cache = move_unless_elsewhere  # type: ignore[method-assign]
+    image.async_move_resource_to_block_cache = move_unless_elsewhere  # type: ignore[method-assign, assignment]
     image.preprocess = checked  # type: ignore[method-assign]
     return image
 
