@@ -1,9 +1,14 @@
 """For all tests."""
 
+import os
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
+
+from toy_app import Served
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -13,3 +18,36 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """The app as it is served, on a port of its own."""
+    os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": str(tmp_path_factory.mktemp("uploads"))}
+    from twinsight.app.page import build, launch
+    from twinsight.app.work import Workshop, default_models
+
+    workshop = Workshop(default_models())
+    page = build(workshop)
+    _, address, _ = launch(page)
+    yield Served(address, workshop)
+    page.close(verbose=False)
+
+
+@pytest.fixture
+def moose(tmp_path: Path) -> Path:
+    """A demo photo, as a file of the user's."""
+    from twinsight.app.photos import demo_photos
+
+    return Path(shutil.copy(demo_photos()["bull_moose.jpg"], tmp_path))
+
+
+@pytest.fixture
+def photo(moose: Path, tmp_path: Path) -> Path:
+    """One that does not ship with the package."""
+    from PIL import Image
+
+    path = tmp_path / "my moose.png"
+    with Image.open(moose) as opened:
+        opened.resize((120, 90)).save(path)
+    return path

@@ -13,11 +13,10 @@ import pytest
 import yaml
 from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
-from test_study_commands import ended as output_of
-from test_study_commands import typed, words
 
 from toy_cells import TINY
-from toy_studies import run
+from toy_studies import ended as output_of
+from toy_studies import run, typed, words
 from twinsight.config import conf_folder, register_schema
 from twinsight.errors import UserError
 from twinsight.study import Study, explain, search
@@ -33,7 +32,7 @@ SMALL = ("data.limit=1", "sweep=optuna")
 def searching(photos, tmp_path, monkeypatch):
     """``searching(*words)``: a search in this process; the study."""
     register_schema()
-    monkeypatch.setattr(search, "driving", lambda *given: run)
+    monkeypatch.setattr(search, "driving", lambda *given: lambda study: run(study) is not None)
 
     def go(*given, name="found"):
         asked = [*TINY, f"data.root={photos}", f"paths.output_root={tmp_path}", f"study={name}", *SMALL, *given]

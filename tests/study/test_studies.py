@@ -1,6 +1,7 @@
 """Studies in process: planned once, run job by job, the same records however the work is cut."""
 
 import json
+import multiprocessing
 import os
 import random
 import shutil
@@ -191,19 +192,18 @@ def test_random_cuts_and_interruptions_give_the_plain_records(study, plain, monk
 
 
 def killed_at_random(study, kills, longest):
-    """Jobs in children that get SIGKILL at random moments, until ``kills`` have died; then each to its end."""
-    draw, died, job = random.Random(1), 0, 0
+    """Jobs forked from a preloaded process, each of which gets SIGKILL at a random moment; how many it met at work."""
+    draw, met = random.Random(1), 0
     warm_up()
-    while died < kills:
-        pid = os.fork()
-        if pid == 0:  # this process waits for the child that works, and may be killed with it
-            os._exit(0 if _job_in_child(study, job) == 0 else 1)
-        time.sleep(draw.uniform(0.0, longest))
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
-        died += 1
-        job = (job + 1) % len(study.jobs)
-    return died
+    for number in range(kills):
+        order = Order(str(study.root), study.name, number % len(study.jobs))
+        job = multiprocessing.get_context("forkserver").Process(target=run_job, args=(order,))
+        job.start()
+        job.join(draw.uniform(0.0, longest))
+        job.kill()
+        job.join()
+        met += job.exitcode == -signal.SIGKILL
+    return met
 
 
 def _job_in_child(study, job):
@@ -219,8 +219,7 @@ def finish(study):
 
 @pytest.mark.parametrize("kills", [4, pytest.param(30, marks=pytest.mark.slow)])
 def test_jobs_killed_at_random_moments_lose_nothing_that_was_finished(study, plain, kills):
-    """Children forked from a preloaded process; the parent of each dies by SIGKILL, and the child follows."""
-    assert killed_at_random(study, kills, longest=2.5) == kills
+    assert killed_at_random(study, kills, longest=2.5) > kills // 4
     finish(study)
     assert_as_plain(study, plain)
 

@@ -61,7 +61,8 @@ def explainer_options(explainer: str) -> tuple[Option, ...]:
         name, default, note = match[1], match[2], match[3] or ""
         annotation = types.get(name, Any)
         takes = expected(annotation)
-        valid = [*(["true", "false"] if "true" in takes else []), *choices(annotation)]
+        # Sorted, since Python may know one of these types in another order already.
+        valid = [*(["true", "false"] if "true" in takes else []), *sorted(choices(annotation))]
         if annotation is Any or re.search(r"\b(int|float|str)\b", takes):
             valid = []
         found.append(Option(name, default, tuple(valid), note))
