@@ -274,7 +274,7 @@ def test_a_second_sigterm_breaks_nothing_that_the_first_has_begun_to_close(monke
         with pytest.raises(Terminated):
             os.kill(os.getpid(), signal.SIGTERM)
         os.kill(os.getpid(), signal.SIGTERM)
-        monkeypatch.setattr("twinsight.exits._GRACE_SECONDS", -1.0)  # much later
+        monkeypatch.setattr("twinsight.exits.GRACE_SECONDS", -1.0)  # much later
         with pytest.raises(Terminated):
             os.kill(os.getpid(), signal.SIGTERM)
 

@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Iterable
+from importlib.util import find_spec
 
 
 class UserError(ValueError):
@@ -26,3 +27,20 @@ def unknown(kind: str, value: object, valid: Iterable[str]) -> UserError:
     close = difflib.get_close_matches(str(value), names, n=1)
     hint = f"did you mean {close[0]!r}? " if close else ""
     return UserError(f"unknown {kind} {value!r}: {hint}Valid: {', '.join(names)}")
+
+
+def require_extra(what: str, package: str, extra: str) -> None:
+    """Refuse to go on without a package that an extra of twinsight installs; it is not imported.
+
+    Args:
+        what: wants it.
+        package: its name as its makers write it; the module's is the same in lower case.
+        extra: that brings it.
+
+    Raises:
+        UserError: it is not installed.
+
+    >>> require_extra("this example", "torch", "none")
+    """
+    if find_spec(package.lower()) is None:
+        raise UserError(f'{what} needs {package}: pip install "twinsight[{extra}]"')

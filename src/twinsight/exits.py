@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from types import FrameType
 
 FINISHED, SOME_FAILED, USER_ERROR, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
-_GRACE_SECONDS = 9.0
-"""In which a signal that is sent again must not break what the first one has begun to close."""
+GRACE_SECONDS = 9.0
+"""For whoever was told to stop: until then nobody kills it, and the same signal again breaks nothing."""
 
 
 class Terminated(BaseException):
@@ -23,7 +23,7 @@ class Terminated(BaseException):
 
     def raise_(self, signum: int, frame: FrameType | None) -> None:
         self.received = True  # Python drops exceptions in destructors, Lightning may answer with one of its own
-        if time.monotonic() - self._since > _GRACE_SECONDS:
+        if time.monotonic() - self._since > GRACE_SECONDS:
             self._since = time.monotonic()
             raise self
 

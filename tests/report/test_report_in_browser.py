@@ -1,6 +1,5 @@
 """The report as people use it, in Chromium: ``make test-browser``."""
 
-import shutil
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -23,18 +22,6 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_study(root, models=models, explainers=[*EXPLAINERS, failed], states=states)
     assert main(["toy", "--root", str(root), "--no-figures"]) == 0
     return root / "toy" / "report.html"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    from playwright.sync_api import sync_playwright
-
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    assert chromium, "no Chromium on the path: apt-get install chromium"
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        yield started
-        started.close()
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from toy_studies import planned, run
 from twinsight.errors import UserError
 from twinsight.study import explain
 from twinsight.study.dashboard import log_cells
-from twinsight.tracking import check_loggers, choice, chosen_loggers
+from twinsight.tracking import check_loggers, chosen_loggers
 
 
 def means(cell):
@@ -89,7 +89,7 @@ def test_loggers_are_chosen_by_name_alone_or_in_a_list(tiny, words, names):
 @pytest.mark.parametrize("name", ["mlflow", "tensorboard"])
 def test_a_logger_whose_package_is_missing_names_the_extra_before_anything_runs(tiny, monkeypatch, name):
     config = tiny(f"logger={name}")
-    monkeypatch.setattr(choice, "find_spec", lambda package: None)
+    monkeypatch.setattr("twinsight.errors.find_spec", lambda package: None)
     with pytest.raises(UserError, match=rf'`logger={name}` needs {name}: pip install "twinsight\[{name}\]"'):
         explain(config)
     assert not Path(config.paths.output_root).exists()

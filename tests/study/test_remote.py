@@ -14,7 +14,7 @@ from twinsight.study.driver import show_end
 from twinsight.study.job import Order, finish_job, has_work, run_job
 from twinsight.study.locks import Lock
 from twinsight.study.remote import conclude
-from twinsight.study.shards import Shard, shard_lock
+from twinsight.study.shards import WHOLE, Shard, shard_lock
 from twinsight.study.status import read_status, write_status
 
 
@@ -23,11 +23,11 @@ def study(tmp_path, photos):
     return planned(tmp_path, photos, *TWO)
 
 
-def order(study, job=0, shard=Shard(0, 1)):  # noqa: B008
+def order(study, job=0, shard=WHOLE):
     return Order(str(study.root), study.name, job, shard)
 
 
-def leave_a_lock_behind(cell, shard=Shard(0, 1)):  # noqa: B008
+def leave_a_lock_behind(cell, shard=WHOLE):
     """As a process does that is killed while it works on a cell."""
     pid = os.fork()
     if pid == 0:

@@ -190,7 +190,7 @@ def test_a_name_is_for_one_search(searching):
 
 
 def test_without_optuna_the_message_names_the_extra(searching, monkeypatch):
-    monkeypatch.setattr(search, "find_spec", lambda name: None)
+    monkeypatch.setattr("twinsight.errors.find_spec", lambda name: None)
     with pytest.raises(UserError, match=r'needs Optuna: pip install "twinsight\[optuna\]"'):
         searching(*WINDOWS)
 

@@ -10,10 +10,7 @@ from contextlib import suppress
 from multiprocessing.connection import wait
 from typing import Any
 
-from twinsight.exits import exit_code, prepare_environment
-
-_GRACE_SECONDS = 9.0
-"""For a child to write what it has, after it was told to stop."""
+from twinsight.exits import GRACE_SECONDS, exit_code, prepare_environment
 
 Work = Callable[[Any], int]
 
@@ -51,7 +48,7 @@ def run_in_child(work: Work, order: Any, prepare: Callable[[], Any] | None = Non
 def _stop(child: Any, asked: signal.Signals) -> None:
     with suppress(ProcessLookupError, TypeError):
         os.kill(child.pid, asked)
-    child.join(_GRACE_SECONDS)
+    child.join(GRACE_SECONDS)
     if child.is_alive():
         child.kill()
         child.join()

@@ -35,7 +35,7 @@ from twinsight.study.planning import Draft, draft, of_the_study
 from twinsight.study.progress import cost_lines, living
 from twinsight.study.remote import conclude
 from twinsight.study.shards import Shard, bury, shard_count
-from twinsight.study.status import State, write_status
+from twinsight.study.status import State, first_line, write_status
 from twinsight.study.study import Study, StudyCell
 from twinsight.study.sweep import Compose
 
@@ -322,7 +322,7 @@ def show_end(study: Study) -> bool:
         if status["state"] not in ("done", "skipped") and not (status["state"] == "running" and living(cell))
     }
     for cell, status in broken.items():
-        error = str(status.get("error", "")).partition("\n")[0]
+        error = first_line(status)
         log.error("  %s %s: %s", status["state"], cell.name, error)
     retry = [cell for cell, status in broken.items() if status["state"] == "failed"]
     if retry:
@@ -372,5 +372,5 @@ def _end(result: JobReturn) -> str:
 
 def _say(cell: StudyCell) -> None:
     status = cell.status()
-    error = f": {str(status['error']).partition(chr(10))[0]}" if "error" in status else ""
+    error = f": {first_line(status)}" if "error" in status else ""
     log.info("  %s %s%s", status["state"], cell.name, error)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
-from pytorch_lightning.utilities import rank_zero_only
 
 from twinsight.complaints import explain_error
 from twinsight.errors import UserError
@@ -82,7 +81,7 @@ def run_job(order: Order) -> int:
         exit code: 0, or 1 where a cell failed.
     """
     code = _work_on([cell for cell in order.cells if has_work(cell, order.retry_failed)], order)
-    _log(order)
+    log_cells(order.cells, order.study)
     return code
 
 
@@ -96,14 +95,8 @@ def finish_job(order: Order) -> int:
     open_cells = [cell for cell in order.cells if has_work(cell, retry_failed=True)]
     whole = [cell for cell in open_cells if len(done_indices(cell.folder)) >= cell.pairs]
     code = _work_on(whole, order._replace(shard=WHOLE), _ONE_CPU)
-    _log(order)
+    log_cells(order.cells, order.study)
     return code
-
-
-def _log(order: Order) -> None:
-    # Cells may have failed before there was a trainer to ask.
-    if getattr(rank_zero_only, "rank", 0) == 0:
-        log_cells(order.cells, order.study)
 
 
 def _work_on(asked: Sequence[StudyCell], order: Order, trainer: Mapping[str, Any] | None = None) -> int:

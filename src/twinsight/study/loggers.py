@@ -22,7 +22,7 @@ from twinsight.study.cell import Cell
 from twinsight.study.locks import Lock, Observer
 from twinsight.study.pictures import animations, arrays_of, picture
 from twinsight.study.records import read, unpacked_array
-from twinsight.study.status import read_status
+from twinsight.study.status import first_line, read_status
 from twinsight.study.study import StudyCell, commit
 from twinsight.tracking import build, finish, is_wandb, log_pictures
 
@@ -61,7 +61,7 @@ class _Facts:
         """None for a cell that is not settled, or has not been published."""
         status = read_status(cell.folder)
         if status["state"] == "failed":
-            error = str(status.get("error", "")).partition("\n")[0]
+            error = first_line(status)
             return cls("failed", error, {"pairs": status.get("done", 0)}, [], {}, {}, {})
         published = cell.folder / "metrics.json"
         if status["state"] != "done" or not published.exists():
@@ -131,7 +131,7 @@ def owed(
     status = read_status(cell.folder)
     if status["state"] not in ("done", "failed"):
         return []
-    state = status["state"] + str(status.get("error", "")).partition("\n")[0]
+    state = status["state"] + first_line(status)
     logged = _logged(cell)
     return [name for name in loggers if logged.get(_key(name, study, agent)) != state]
 

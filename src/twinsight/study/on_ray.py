@@ -9,16 +9,14 @@ from typing import Any
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig
 
-from twinsight.errors import UserError
-from twinsight.exits import exit_code
+from twinsight.errors import UserError, require_extra
+from twinsight.exits import GRACE_SECONDS, exit_code
 from twinsight.study.job import Order
 from twinsight.study.remote import Surroundings, work
 from twinsight.study.study import Study, StudyCell
 
 log = logging.getLogger(__name__)
 _POLL_SECONDS = 1.0
-_GRACE_SECONDS = 9.0
-"""For jobs to write what they have, after they were told to stop."""
 
 
 def check(config: DictConfig) -> None:
@@ -30,10 +28,7 @@ def check(config: DictConfig) -> None:
     # Ray tells its makers how it is used unless told not to, as early as it is imported.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_DEDUP_LOGS", "0")  # lines of different jobs that differ in a number are no repetition
-    try:
-        import ray  # noqa: F401
-    except ModuleNotFoundError as error:
-        raise UserError('hydra/launcher=ray needs Ray: pip install "twinsight[ray]"') from error
+    require_extra("hydra/launcher=ray", "Ray", "ray")
     if config.task._target_ != "twinsight.study.explain":
         raise UserError("hydra/launcher=ray runs studies of explanations; run other tasks one by one")
 
@@ -127,7 +122,7 @@ def _ended(tasks: Sequence[Any], cells: Sequence[Sequence[StudyCell]]) -> list[J
     except BaseException:  # Ctrl-C or SIGTERM, which the jobs must hear of
         for task in waiting:
             ray.cancel(task)
-        ray.wait(waiting, num_returns=len(waiting), timeout=_GRACE_SECONDS)
+        ray.wait(waiting, num_returns=len(waiting), timeout=GRACE_SECONDS)
         raise
     return [found[task] for task in tasks]
 

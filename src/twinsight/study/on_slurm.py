@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig
 
-from twinsight.errors import UserError, unknown
+from twinsight.errors import UserError, require_extra, unknown
 from twinsight.requeued import Requeued
 from twinsight.study.dashboard import dashboards
 from twinsight.study.job import Order
@@ -59,10 +59,7 @@ def check(config: DictConfig, options: Mapping[str, Any], reducer: Mapping[str, 
     Raises:
         UserError: submitit or Slurm's commands are missing; an option is unknown; the task is no study.
     """
-    try:
-        import submitit  # noqa: F401
-    except ModuleNotFoundError as error:
-        raise UserError('hydra/launcher=slurm needs submitit: pip install "twinsight[slurm]"') from error
+    require_extra("hydra/launcher=slurm", "submitit", "slurm")
     for command in ("sbatch", "srun", "squeue", "scontrol"):
         if shutil.which(command) is None:
             raise UserError(

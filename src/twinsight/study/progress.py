@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from twinsight.study.shards import WHOLE, other_workers
-from twinsight.study.status import STATES
+from twinsight.study.status import STATES, first_line
 from twinsight.study.study import PlannedCell, Study, StudyCell
 
 _FAILURES_SHOWN = 20
@@ -57,11 +57,7 @@ class Progress:
             recorded=sum(_recorded(cell, status) for cell, status in statuses),
             rate=sum(count for _, count in gained) / seconds if seconds else None,
             seconds_left=left * seconds / forwards if seconds and forwards else None,
-            failures=[
-                (cell.name, str(status.get("error", "")).partition("\n")[0])
-                for cell, status in statuses
-                if status["state"] == "failed"
-            ],
+            failures=[(cell.name, first_line(status)) for cell, status in statuses if status["state"] == "failed"],
             silent=silent,
         )
 

@@ -75,9 +75,8 @@ def compute(planned: Plan, config: DictConfig, trainer: pl.Trainer, shard: Shard
     """
     outcome = Outcome()
     with _held(planned, trainer, shard, outcome) as held:
-        cells = [cell for cell in planned.cells if cell in held]
-        if cells:
-            _compute(config, planned, cells, trainer, shard, held, outcome)
+        if held.cells:
+            _compute(config, planned, held.cells, trainer, shard, held, outcome)
     return outcome
 
 
@@ -150,9 +149,6 @@ class _Held:
         self._quiet = False
         self._speaking = threading.Lock()
         self._started = time.monotonic()
-
-    def __contains__(self, cell: Cell) -> bool:
-        return cell in self.cells
 
     def take(self, cell: Cell) -> str | None:
         """Lock a cell; who has it, where that is another."""

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Literal
 
 import hydra.utils
@@ -19,7 +18,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from twinsight.complaints import explain_error
-from twinsight.errors import UserError, unknown
+from twinsight.errors import UserError, require_extra, unknown
 from twinsight.metrics import ALL_METRICS
 from twinsight.study.cell import Cell
 from twinsight.study.dashboard import dashboards
@@ -27,7 +26,7 @@ from twinsight.study.driver import composing, driving
 from twinsight.study.locks import STALE_SECONDS, Lock, Observer
 from twinsight.study.planner import Planner, columns_of
 from twinsight.study.planning import draft, name_of, of_the_study
-from twinsight.study.status import read_status
+from twinsight.study.status import first_line, read_status
 from twinsight.study.study import Study
 from twinsight.study.sweep import Compose
 from twinsight.study.trials import ended, overrides, report_trials
@@ -94,8 +93,7 @@ def search(master: DictConfig, words: Sequence[str], context: HydraContext, task
         UserError: what is asked for makes no sense, whatever the trial.
         SystemExit: with code 1, where no trial could be completed.
     """
-    if find_spec("optuna") is None:
-        raise UserError('`sweep=optuna` needs Optuna: pip install "twinsight[optuna]"')
+    require_extra("`sweep=optuna`", "Optuna", "optuna")
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -256,7 +254,7 @@ class _Trying:
     def _tell(self, trials: "Trials", trial: "Trial", cell: Cell) -> None:
         status = read_status(cell.folder)
         if status["state"] == "failed":
-            self._fail(trials, trial, str(status.get("error", "")).partition("\n")[0])
+            self._fail(trials, trial, first_line(status))
         elif status["state"] != "done":
             raise UserError(f"{cell.name} is {status['state']}: sweep=optuna needs a launcher that waits for its jobs")
         else:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from twinsight.errors import UserError
-from twinsight.study.locks import Lock, Observer
+from twinsight.study.locks import Holder, Lock, Observer
 
 _POLL_SECONDS = 1.0
 _STEP_SECONDS = 0.1
@@ -75,18 +75,12 @@ def other_workers(folder: Path, shard: Shard, itself: bool = False) -> list[str]
 
     Shards of one count do not overlap with each other; everything overlaps with the whole.
     """
-    found = []
-    for lock in _in_the_way(folder, shard, itself):
-        holder = Lock(lock).holder()
-        if holder is not None and not holder.released and not holder.dead:
-            found.append(str(holder))
-    return found
+    return [str(holder) for holder in _holders(folder, shard, itself) if not holder.dead]
 
 
 def unreleased(folder: Path) -> list[str]:
     """Processes that hold locks of a cell, or held them when they died."""
-    holders = [Lock(place).holder() for place in _in_the_way(folder, WHOLE, itself=True)]
-    return [str(holder) for holder in holders if holder is not None and not holder.released]
+    return [str(holder) for holder in _holders(folder, WHOLE, itself=True)]
 
 
 def bury(folder: Path, observer: Observer, shard: Shard = WHOLE) -> bool:
@@ -137,6 +131,12 @@ def alone(folder: Path, step: str, wait: bool = False) -> Iterator[bool]:
     finally:
         if mine:
             lock.release()
+
+
+def _holders(folder: Path, shard: Shard, itself: bool) -> list[Holder]:
+    """Whoever has taken a lock that overlaps with ``shard`` and not released it, dead or alive."""
+    found = (Lock(place).holder() for place in _in_the_way(folder, shard, itself))
+    return [holder for holder in found if holder is not None and not holder.released]
 
 
 def _in_the_way(folder: Path, shard: Shard, itself: bool) -> list[Path]:

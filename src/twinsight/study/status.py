@@ -29,6 +29,15 @@ def write_status(folder: Path, state: State, **facts: Any) -> None:
     write_json(folder / "status.json", {"state": state, "cell": folder.name, **facts})
 
 
+def first_line(status: dict[str, Any]) -> str:
+    """The first line of what went wrong; empty where nothing did.
+
+    >>> first_line({"state": "failed", "error": "ValueError: no\\nmore"})
+    'ValueError: no'
+    """
+    return str(status.get("error", "")).partition("\n")[0]
+
+
 def settled(status: dict[str, Any], retry_failed: bool = False) -> bool:
     """Whether a study has nothing more to do for a cell.
 

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from omegaconf import DictConfig
 from PIL import Image
 from pytorch_lightning.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 
-from twinsight.errors import UserError
+from twinsight.errors import UserError, require_extra
 from twinsight.tracking.runs import MODES, check_mode
 
 _NEEDS = {"MLFlowLogger": "mlflow", "TensorBoardLogger": "tensorboard"}
@@ -41,8 +40,8 @@ def check_loggers(config: DictConfig) -> None:
     """
     for name, node in chosen_loggers(config).items():
         package = _NEEDS.get(node._target_.rpartition(".")[2])
-        if package is not None and find_spec(package) is None:
-            raise UserError(f'`logger={name}` needs {package}: pip install "twinsight[{package}]"')
+        if package is not None:
+            require_extra(f"`logger={name}`", package, package)
         if is_wandb(node):
             check_mode(node.get("mode", MODES[0]))
 
