@@ -15,6 +15,7 @@ from twinsight.app.photos import check_photo, demo_photos, names_of
 from twinsight.app.settings import Settings, explainer_names, explainer_options
 from twinsight.app.work import Cancelled, Explained, LeftOut, Workshop, default_models
 from twinsight.errors import UserError
+from twinsight.explainers import Explainer, GradCAM
 from twinsight.study.records import read, unpacked_array
 
 NINE = ("si", "sd", "ci", "cd", "sad", "sic", "cad", "cic", "ms")
@@ -131,6 +132,13 @@ def test_work_that_nobody_wants_stops_before_the_next_pass(explainer, workshop, 
     assert shares == sorted(shares)
     assert 0 < workshop.passes - before <= 5 * 2 * 16
     explained(workshop, Settings(explainers=("gradcam",)), moose)  # the next one gets its turn
+
+
+def test_an_explainer_that_does_not_say_what_it_costs_is_explained_all_the_same(workshop, moose, monkeypatch):
+    settings = Settings(explainers=("gradcam",))
+    expected = explained(workshop, settings, moose)["gradcam"].maps[0]
+    monkeypatch.setattr(GradCAM, "cost", Explainer.cost)
+    np.testing.assert_array_equal(explained(workshop, settings, moose)["gradcam"].maps[0], expected)
 
 
 def png(path: Path, width: int, height: int) -> Path:
