@@ -7,23 +7,22 @@ Seconds depend on the machine and its load, ratios much less: all sides take tur
 import argparse
 import os
 import sys
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from benchmarks import report
 from benchmarks.items import SIDE, Item, insertion_and_deletion, items, setting_for
 from benchmarks.measure import interleaved, matrix_product_peak, operations
+from benchmarks.networks import resnet50, resnet50_with_wide_head
 from benchmarks.peers import installed, peer_items
 from benchmarks.precision import precisions
 from benchmarks.scaling import ranks, slopes
 from twinsight.data import DemoPhotos, PairDataModule, SimCLRViews
 from twinsight.engine import CHUNK_SIZE
-from twinsight.models import TwoViewModel, projection_head
-from twinsight.models.resnet import barlow_twins_projector, resnet_trunk
+from twinsight.models import TwoViewModel
 from twinsight.models.two_view import IMAGENET_NORMALIZATION
 
 
@@ -85,22 +84,6 @@ def main() -> None:
         print("no GPU: reduced precision, compilation with CUDA graphs and their aims are not measured")
     write(finished=True)
     print(report.page(found))
-
-
-def resnet50() -> TwoViewModel:
-    """ResNet-50 with SimCLR's head, seeded random weights."""
-    return _model(partial(projection_head, 2048, 2048, 128))
-
-
-def resnet50_with_wide_head() -> TwoViewModel:
-    """ResNet-50 with Barlow Twins' projector of 8192, seeded random weights."""
-    return _model(barlow_twins_projector)
-
-
-def _model(head: Any) -> TwoViewModel:
-    torch.manual_seed(0)
-    projector: nn.Module = head()
-    return TwoViewModel(resnet_trunk(), projector, normalization=IMAGENET_NORMALIZATION).eval()
 
 
 def _views(device: torch.device) -> tuple[Tensor, Tensor]:

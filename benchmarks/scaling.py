@@ -100,7 +100,7 @@ def _together(build: Callable[[], TwoViewModel], count: int, processes: int) -> 
     workers = [context.Process(target=_share, args=(build, count, ready, seconds)) for _ in range(processes)]
     for worker in workers:
         worker.start()
-    found = [seconds.get() for _ in workers]
+    found = [seconds.get(timeout=600) for _ in workers]  # one that died says nothing
     for worker in workers:
         worker.join()
     return max(found)

@@ -1,6 +1,7 @@
 """Studies that take seconds, of the tiny cells of ``toy_cells``."""
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -53,7 +54,13 @@ def typed(*words: object, at: Path = ROOT, **environment: object) -> subprocess.
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
+        preexec_fn=_heed_ctrl_c,
     )
+
+
+def _heed_ctrl_c() -> None:
+    """A shell that runs the tests in the background ignores Ctrl-C for all that they start."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def ended(process: subprocess.Popen[str], code: int = 0, timeout: float = 600) -> str:

@@ -23,9 +23,10 @@ NAMES = ("ant", "bee", "cat", "dog", "eel")
 def _surroundings_restored() -> Iterator[None]:
     """A run sets variables, signal handlers and switches of the whole process; the next test should not see them."""
     environment, interrupt = dict(os.environ), signal.getsignal(signal.SIGINT)
-    handlers, level = list(logging.root.handlers), logging.root.level
+    level = logging.root.level
     yield
-    logging.root.handlers[:] = handlers  # those of a run write to a stream that closes with its test
+    # Those of a run write to a stream that closes with its test; some come from fixtures that live longer.
+    logging.root.handlers[:] = [one for one in logging.root.handlers if type(one).__module__.startswith("_pytest")]
     logging.root.setLevel(level)
     torch.use_deterministic_algorithms(False)
     signal.signal(signal.SIGINT, interrupt)

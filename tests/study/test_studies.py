@@ -219,7 +219,7 @@ def finish(study):
 
 @pytest.mark.parametrize("kills", [4, pytest.param(30, marks=pytest.mark.slow)])
 def test_jobs_killed_at_random_moments_lose_nothing_that_was_finished(study, plain, kills):
-    assert killed_at_random(study, kills, longest=2.5) > kills // 4
+    assert killed_at_random(study, kills, longest=1.2) > kills // 4
     finish(study)
     assert_as_plain(study, plain)
 
