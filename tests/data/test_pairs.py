@@ -249,7 +249,7 @@ def test_skipped_pairs_are_listed_with_their_place_name_and_reason(folder, num_w
     skipped = [skipped for batch in batches for skipped in batch.skipped]
     assert [(pair.index, pair.pair_id) for pair in skipped] == [(1, "b.png"), (4, "f.png")]
     for pair in skipped:
-        assert pair.reason == "not an image that Pillow knows"
+        assert pair.reason == "not an image of a known format"
 
 
 def test_a_batch_of_nothing_but_broken_photos_is_empty(folder):
@@ -274,7 +274,7 @@ def test_predict_stops_at_a_photo_that_cannot_be_read_when_told_to(folder, num_w
     spoil(folder, "e.png")
     data = module(folder, on_error="raise", batch_size=2, num_workers=num_workers)
     expected = (
-        "cannot read e.png: not an image that Pillow knows; "
+        "cannot read e.png: not an image of a known format; "
         "mend or remove it, or set data.on_error=skip to go on without"
     )
     with pytest.raises(UserError, match=f"^{re.escape(expected)}$"):
@@ -343,4 +343,4 @@ def test_an_item_of_the_dataset_is_a_batch_of_one_or_why_there_is_none(folder):
     dataset = PairDataset(ImageFolder(folder), NoViews(16))
     assert len(dataset) == 7
     assert len(dataset[0]) == 1
-    assert dataset[1] == SkippedPair(1, "b.png", "not an image that Pillow knows")
+    assert dataset[1] == SkippedPair(1, "b.png", "not an image of a known format")

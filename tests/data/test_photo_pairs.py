@@ -124,7 +124,7 @@ def test_a_pair_with_a_broken_photo_is_skipped_by_the_name_of_the_photo(folder):
     (folder / "b.png").write_bytes(b"no image")
     batches = PairDataModule(ImagePairs(folder / "pairs.csv"), NoViews(16)).predict_dataloader()
     found = [(batch.pair_id, [(one.pair_id, one.reason) for one in batch.skipped]) for batch in batches]
-    reason = "b.png: not an image that Pillow knows"
+    reason = "b.png: not an image of a known format"
     assert found == [([], [("0", reason)]), (["1"], []), ([], [("2", reason)])]
 
 

@@ -199,7 +199,7 @@ def test_options_out_of_range_are_named(folder):
 def test_another_photo_fills_in_for_one_that_cannot_be_read(folder):
     (folder / "c.png").write_bytes(b"no photo")
     data = PairDataset(SharedObject(folder, tile=TILE), NoViews(16, 1))
-    assert data[2] == SkippedPair(2, "c.png", "not an image that Pillow knows")
+    assert data[2] == SkippedPair(2, "c.png", "not an image of a known format")
     for index in {*range(9)} - {2}:
         assert data[index].pair_id == [NAMES[index]]
         first, second = map(quarters, data.photos.load_pair(index))
@@ -212,7 +212,7 @@ def test_a_filler_that_cannot_be_read_stops_the_run_when_told_to(folder):
     strict = PairDataset(SharedObject(folder, tile=TILE, on_error="raise"), NoViews(16, 1))[0]
     assert isinstance(strict, SkippedPair)
     assert strict.pair_id == "a.png"
-    assert strict.reason.endswith("not an image that Pillow knows")
+    assert strict.reason.endswith("not an image of a known format")
     assert strict.reason[:5] in NAMES[3:]  # which photo it was, since it is not the pair's own
     lenient = PairDataset(SharedObject(folder, tile=TILE), NoViews(16, 1))[0]
     assert lenient == SkippedPair(0, "a.png", "fewer than 6 other photos that can be read and differ")

@@ -12,6 +12,7 @@ from PIL import Image
 
 from twinsight.data.images import as_photo
 from twinsight.data.photo_pairs import PhotoPairs
+from twinsight.data.sources import open_photo
 from twinsight.errors import UserError, unknown
 
 
@@ -86,7 +87,7 @@ class HuggingFacePhotos(_Items):
         self.two = image2 is not None
 
     def opened(self, index: int, view: int) -> Image.Image:
-        return Image.open(io.BytesIO(self.content(index, view)))
+        return open_photo(io.BytesIO(self.content(index, view)))
 
     def content(self, index: int, view: int) -> bytes:
         column = self._columns[view - 1]

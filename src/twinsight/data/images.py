@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
-from twinsight.data.sources import to_rgb
+from twinsight.data.sources import open_photo, to_rgb, what_was_said
 from twinsight.errors import UserError
 
 Picture = str | Path | Image.Image | np.ndarray | Tensor
@@ -28,10 +28,12 @@ def as_photo(picture: Picture) -> Image.Image:
     if isinstance(picture, str | Path):
         path = Path(picture).expanduser()
         try:
-            with Image.open(path) as opened:
+            with open_photo(path) as opened:
                 return to_rgb(opened)
-        except OSError as error:
-            raise UserError(f"cannot read the image {path}: {error.strerror or error}") from None
+        except MemoryError:
+            raise
+        except Exception as error:  # decoders answer damaged bytes with almost anything
+            raise UserError(f"cannot read the image {path}: {what_was_said(error)}") from None
     if isinstance(picture, Image.Image):
         return to_rgb(picture)
     return F.to_pil_image((as_pixels(picture) * 255).round().to(torch.uint8))

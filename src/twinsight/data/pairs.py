@@ -32,9 +32,8 @@ class SkippedPair:
 
     def refusal(self) -> UserError:
         """The error for a run that was told to skip nothing."""
-        return UserError(
-            f"cannot read {self.pair_id}: {self.reason}; mend or remove it, or set data.on_error=skip to go on without"
-        )
+        what = f"{self.pair_id}: {self.reason}".replace("\n", "\\n")  # names come from files, and this is one line
+        return UserError(f"cannot read {what}; mend or remove it, or set data.on_error=skip to go on without")
 
 
 @dataclass(eq=False)

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from PIL import Image
 
 from twinsight.data.images import Picture, as_photo
-from twinsight.data.sources import Photos, decoded, file_fingerprint
+from twinsight.data.sources import Photos, decoded, file_fingerprint, open_photo, what_was_said
 from twinsight.data.tables import read_columns
 from twinsight.errors import UserError
 
@@ -93,7 +93,7 @@ class ImagePairs(PhotoPairs):
         super().__init__(_pair_ids(self._table, path), on_error, limit)
 
     def opened(self, index: int, view: int) -> Image.Image:
-        return Image.open(self.root / self.called(index, view))
+        return open_photo(self.root / self.called(index, view))
 
     def called(self, index: int, view: int) -> str:
         return self._table[f"image{view}"][self.indices[index]].as_py()
@@ -122,8 +122,8 @@ class ImagePairs(PhotoPairs):
     def _content(self, name: str) -> bytes:
         try:
             return file_fingerprint(self.root / name)
-        except OSError as error:
-            return f"unreadable: {error.strerror}".encode()  # skipped, and named, when its turn comes
+        except (OSError, ValueError) as error:  # a name may hold what no path can
+            return f"unreadable: {what_was_said(error)}".encode()  # skipped, and named, when its turn comes
 
 
 class InMemoryPairs(PhotoPairs):

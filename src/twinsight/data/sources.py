@@ -1,7 +1,9 @@
 """Where photos come from: the bundled ones, image folders, CIFAR-10, ImageNet."""
 
 import hashlib
+import io
 import os
+import stat
 from collections.abc import Callable, Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -14,6 +16,9 @@ from twinsight.data.views import Box
 from twinsight.errors import UserError
 
 EXTENSIONS = frozenset([".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm"])
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "JPEG2000", "AVIF", "TGA", "ICO")
+"""What is opened whatever a file is called: formats of pixels. Pillow would hand others, EPS for one, to a program."""
+
 _WHOLE_BYTES = 1 << 22  # files up to this size are digested whole
 _PART_BYTES = 1 << 16
 
@@ -121,12 +126,17 @@ class Photos:
 def to_rgb(photo: Image.Image) -> Image.Image:
     """Any Pillow image as upright 8-bit RGB: EXIF rotation applied, transparency over white, 16-bit grey rescaled.
 
+    Raises:
+        ValueError: pixels that are NaN or infinite; else whatever the decoder raises.
+
     >>> to_rgb(Image.new("LA", (2, 2), (0, 0))).getpixel((0, 0))
     (255, 255, 255)
     """
     photo = ImageOps.exif_transpose(photo)
     if photo.mode.startswith("I") or photo.mode == "F":
         values = np.asarray(photo, dtype=np.float64)
+        if not np.isfinite(values).all():
+            raise ValueError("it has pixels that are NaN or infinite")
         # 16-bit files scale by their range; float files are taken to hold 0-1 unless they exceed it.
         top = 65535.0 if photo.mode.startswith("I") else max(1.0, float(values.max()))
         photo = Image.fromarray((values / top * 255).clip(0, 255).astype(np.uint8))
@@ -134,6 +144,31 @@ def to_rgb(photo: Image.Image) -> Image.Image:
         opaque = photo.convert("RGBA")
         photo = Image.alpha_composite(Image.new("RGBA", opaque.size, "white"), opaque)
     return photo.convert("RGB")
+
+
+def open_photo(source: Path | io.BytesIO) -> Image.Image:
+    """The image in a file, or in bytes, of one of ``FORMATS``; its pixels are decoded later.
+
+    Raises:
+        OSError: it cannot be read, or is no regular file: opening a pipe would wait for ever.
+        Exception: whatever a decoder answers to damaged bytes.
+    """
+    if isinstance(source, Path):
+        refuse_irregular(source)
+    Image.init()
+    return Image.open(source, formats=[name for name in FORMATS if name in Image.OPEN])  # AVIF is not always built in
+
+
+def refuse_irregular(path: Path) -> None:
+    """Go on only with a regular file, at the end of however many links.
+
+    Raises:
+        OSError: it is anything else, or not there.
+    """
+    mode = path.stat().st_mode
+    if not stat.S_ISREG(mode):
+        kind = "a folder" if stat.S_ISDIR(mode) else "a pipe or device"
+        raise OSError(0, f"{kind}, not a file of an image", str(path))
 
 
 def decoded(opened: Callable[[], Image.Image], photo_id: str, called: str = "") -> Image.Image:
@@ -148,9 +183,7 @@ def decoded(opened: Callable[[], Image.Image], photo_id: str, called: str = "") 
     except MemoryError:
         raise
     except Exception as error:  # decoders answer damaged bytes with almost anything, struct.error included
-        raise BrokenPhoto(
-            photo_id, f"{called}: {_what_was_said(error)}" if called else _what_was_said(error)
-        ) from error
+        raise BrokenPhoto(photo_id, f"{called}: {what_was_said(error)}" if called else what_was_said(error)) from error
 
 
 def file_fingerprint(path: Path) -> bytes:
@@ -159,6 +192,7 @@ def file_fingerprint(path: Path) -> bytes:
     Raises:
         OSError: it cannot be read.
     """
+    refuse_irregular(path)
     size = path.stat().st_size
     with path.open("rb") as opened:
         if size <= _WHOLE_BYTES:
@@ -171,10 +205,11 @@ def file_fingerprint(path: Path) -> bytes:
         return b"".join(parts)
 
 
-def _what_was_said(error: Exception) -> str:
+def what_was_said(error: Exception) -> str:
+    """Why a photo cannot be decoded, in one line without its path."""
     if isinstance(error, UnidentifiedImageError):
-        return "not an image that Pillow knows"  # its own words hold the path
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+        return "not an image of a known format"  # its own words hold the path
+    return " ".join(str(getattr(error, "strerror", None) or error).split()) or type(error).__name__
 
 
 class ImageFolder(Photos):
@@ -201,7 +236,8 @@ class ImageFolder(Photos):
         self.root = Path(root).expanduser() / (split or "")
         if not self.root.is_dir():
             raise UserError(f"`data.root={self.root}`: no such folder")
-        found = (path for path in self.root.rglob("*") if path.suffix.lower() in EXTENSIONS and path.is_file())
+        # What is no folder and has the name of an image counts as one: a link that leads nowhere is said to be broken.
+        found = (path for path in self.root.rglob("*") if path.suffix.lower() in EXTENSIONS and not path.is_dir())
         self._paths = {_printable(path.relative_to(self.root).as_posix()): path for path in found}
         ids = sorted(self._paths)
         if not ids:
@@ -216,15 +252,16 @@ class ImageFolder(Photos):
         super().__init__(ids, on_error, limit, labels, classes)
 
     def open(self, index: int) -> Image.Image:
-        return Image.open(self._paths[self.ids[index]])
+        return open_photo(self._paths[self.ids[index]])
 
     def fingerprint(self, index: int) -> bytes:
         return file_fingerprint(self._paths[self.ids[index]])
 
 
 def _printable(name: str) -> str:
-    """A file name as text that can be stored; bytes that are no UTF-8 become backslash escapes."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
+    """A file name as one line of text that can be stored; bytes that are no UTF-8, and line breaks, become escapes."""
+    text = os.fsencode(name).decode("utf-8", "backslashreplace")
+    return "".join(letter if ord(letter) >= 32 and letter != "\x7f" else f"\\x{ord(letter):02x}" for letter in text)
 
 
 class DemoPhotos(ImageFolder):

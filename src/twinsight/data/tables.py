@@ -23,7 +23,7 @@ def read_columns(path: Path, required: Sequence[str], optional: Sequence[str], a
 
     Raises:
         UserError: no such file, an unknown ending, not a table of that format, a required column that is missing, a
-            column that text cannot stand for, or no rows.
+            column that is there twice, a column that text cannot stand for, or no rows.
 
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp()) / "pairs.csv"
@@ -41,8 +41,11 @@ def read_columns(path: Path, required: Sequence[str], optional: Sequence[str], a
         if missing:
             raise UserError(
                 f"`{argument}={path}` has no column {' or '.join(missing)}: it needs {', '.join(required)}, "
-                f"and has {', '.join(present) or 'none'}"
+                f"and has {' '.join(', '.join(present).split()) or 'none'}"
             )
+        twice = [name for name in (*required, *optional) if present.count(name) > 1]
+        if twice:
+            raise UserError(f"`{argument}={path}` has the column {twice[0]} twice: which one is meant?")
         names = [name for name in (*required, *optional) if name in present]
         table = _read(path, names)
         table = pa.table({name: _as_text(table[name]) for name in names})
