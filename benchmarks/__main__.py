@@ -102,9 +102,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
     parser.add_argument("--repeats", type=int, help="rounds after the one that warms up; 3, with --quick 1")
     parser.add_argument("--chunk-size", type=int, default=CHUNK_SIZE, help=f"as engine.chunk_size; {CHUNK_SIZE}")
-    parser.add_argument(
-        "--precision", choices=PRECISIONS, default="fp32", help="of our side; fp32"
-    )
+    parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="of our side; fp32")
     parser.add_argument("--compile", action="store_true", help="our side with engine.compile=true")
     parser.add_argument("--output", type=Path, default=Path(__file__).parents[1] / "docs" / "results" / "benchmarks")
     arguments = parser.parse_args()

@@ -73,7 +73,7 @@ class Execution:
         if device.type != "cuda":
             yield
             return
-        backends = torch.backends.cuda.matmul, torch.backends.cudnn
+        backends: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn)
         before = [backend.allow_tf32 for backend in backends]
         try:
             for backend in backends:
