@@ -1,5 +1,8 @@
 """The page: what is chosen on the left, what was found on the right, and the same for programs."""
 
+import errno
+import os
+import socket
 import threading
 from collections.abc import AsyncIterator
 from html import escape
@@ -36,19 +39,35 @@ def serve(workshop: Workshop, host: str, port: int) -> int:
     """Serve the page until it is interrupted.
 
     Raises:
-        UserError: the port is taken.
+        UserError: the port is taken, or the address is not this machine's.
     """
+    _try_to_listen(host, port)
     page = build(workshop)
     try:
         _, address, _ = launch(page, host, port)
-    except OSError as error:
-        raise UserError(f"cannot listen at {host}:{port}: {error}: choose another with --port") from None
+    except OSError:  # taken in the meantime; Gradio's message advises what is not ours
+        raise UserError(f"cannot listen at {host}:{port}: it is taken: choose another with --port") from None
     print(f"twinsight app: {address} (Ctrl-C ends it)", flush=True)
     try:
         threading.Event().wait()
     finally:
         page.close(verbose=False)
     return 0
+
+
+def _try_to_listen(host: str, port: int) -> None:
+    """Ask the system before Gradio, which tells a taken port from a wrong address by nothing."""
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind) as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+    except socket.gaierror as error:
+        raise UserError(f"cannot listen at {host}:{port}: {error.strerror}: choose another with --host") from None
+    except OSError as error:
+        option = "--host" if error.errno == errno.EADDRNOTAVAIL else "--port"
+        reason = os.strerror(error.errno or 0).lower()
+        raise UserError(f"cannot listen at {host}:{port}: {reason}: choose another with {option}") from None
 
 
 def launch(page: gr.Blocks, host: str = "127.0.0.1", port: int = 0) -> tuple[Any, str, str]:
