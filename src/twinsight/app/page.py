@@ -20,7 +20,7 @@ from twinsight.app.results import data_address, results_html
 from twinsight.app.settings import VIEWS, Option, Settings, explainer_names, explainer_options
 from twinsight.app.steps import Progress, steps
 from twinsight.app.upload import photo_input, refuse
-from twinsight.app.work import Explained, LeftOut, Workshop
+from twinsight.app.work import Cancelled, Explained, LeftOut, Workshop
 from twinsight.errors import UserError
 from twinsight.protocol import PROTOCOLS
 
@@ -187,8 +187,11 @@ def _field(explainer: str, option: Option) -> Any:
 
 
 def _wire(workshop: Workshop, form: _Form, page: gr.Blocks, outputs: list[Any]) -> None:
-    status, link = outputs[0], outputs[-1]
+    link = outputs[-1]
     private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+    # By session. The run itself says that it was cancelled: said by the button's own event, as Gradio's `cancels` has
+    # it, a bar that was still on its way would take the word's place.
+    wanted_no_more: dict[str | None, threading.Event] = {}
 
     async def run(scored: bool, request: gr.Request, *values: Any) -> AsyncIterator[Any]:
         try:
@@ -197,19 +200,28 @@ def _wire(workshop: Workshop, form: _Form, page: gr.Blocks, outputs: list[Any]) 
             refuse(error)
         address = f"{request.headers.get('origin', '')}/?{settings.query(photos)}"
         told = [settings.command(photos, scored, workshop.models), address]
-        yield [_bar(Progress(0.0, "Waiting for its turn")), gr.skip(), *told, gr.update(interactive=True)]
         found: list[Explained | LeftOut] = []
+        last_word = ""
+        stop = wanted_no_more[request.session_hash] = threading.Event()
         try:
-            async for step in steps(workshop, settings, photos, scored):
+            yield [_bar(Progress(0.0, "Waiting for its turn")), gr.skip(), *told, gr.update(interactive=True)]
+            async for step in steps(workshop, settings, photos, scored, stop):
                 if isinstance(step, Progress):
                     yield [_bar(step), *[gr.skip()] * 4]
                     continue
                 found.append(step)
                 yield [gr.skip(), results_html(found), *[gr.skip()] * 3]
         except UserError as error:
-            yield [_alert(str(error)), *[gr.skip()] * 3, gr.update(interactive=False)]
-            return
-        yield ["", *[gr.skip()] * 3, gr.update(interactive=False)]
+            last_word = _alert(str(error))
+        except Cancelled:
+            last_word = _alert("Cancelled.")
+        finally:
+            del wanted_no_more[request.session_hash]
+        yield [last_word, *[gr.skip()] * 3, gr.update(interactive=False)]
+
+    def cancel(request: gr.Request) -> None:
+        if request.session_hash in wanted_no_more:
+            wanted_no_more[request.session_hash].set()
 
     async def explain_only(request: gr.Request, *values: Any) -> AsyncIterator[Any]:
         async for update in run(False, request, *values):
@@ -219,21 +231,12 @@ def _wire(workshop: Workshop, form: _Form, page: gr.Blocks, outputs: list[Any]) 
         async for update in run(True, request, *values):
             yield update
 
-    runs: list[Any] = []
     for button, work in ((form.explain, explain_only), (form.score, explain_and_score)):
         run_ = button.click(
             work, form.inputs, [*outputs, form.cancel], concurrency_id="explaining", concurrency_limit=1, **private
         )
-        runs.append(run_)
         run_.then(None, link, None, js="(link) => { history.replaceState(null, '', new URL(link).search) }", **private)
-    form.cancel.click(
-        lambda: (_alert("Cancelled."), gr.update(interactive=False)),
-        None,
-        [status, form.cancel],
-        cancels=runs,
-        queue=False,
-        **private,
-    )
+    form.cancel.click(cancel, None, None, queue=False, **private)
     form.kind.change(
         lambda kind: (gr.update(label="First photo" if kind == TWO else "Photo"), gr.update(visible=kind == TWO)),
         form.kind,
