@@ -25,7 +25,7 @@ class Formulas(Extension):
 
 
 class _Inline(InlineProcessor):
-    def handleMatch(self, m: Any, data: str) -> tuple[str | Element, int, int]:  # type: ignore[override]
+    def handleMatch(self, m: Any, data: str) -> tuple[str | Element, int, int]:
         return self.md.htmlStash.store(_mathml(m.group(1), "inline")), m.start(0), m.end(0)
 
 
