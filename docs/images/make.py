@@ -44,7 +44,8 @@ def draw_explainers() -> None:
     model, photos = load_model("demo_simclr"), DemoPhotos()
     pairs = PairDataset(photos, SimCLRViews(model.input_size), model.normalization)
     index = photos.ids.index(EXPLAINED)
-    batch, views = pairs[index], views_as_drawn(pairs, index, 512)
+    batch: Any = pairs[index]
+    views = views_as_drawn(pairs, index, 512)
     folder, bank = HERE / "explainers", PairBank(model)
     folder.mkdir(exist_ok=True)
     _save(_images([{"View 1": views[0], "View 2": views[1]}]), folder / "pair.jpg")
@@ -63,9 +64,9 @@ def draw_explainers() -> None:
 def _maps(explanation: Any, views: list[Any]) -> PixelFigure:
     side = (WIDTH - GAP) // 2
     page = PixelFigure(WIDTH, CAPTION + side + BAR)
-    axes = [page.axes(left, CAPTION, side, side) for left in (0, side + GAP)]
-    maps = explanation.resized(explanation.views[0].shape[-2:])
-    artist, _ = draw_explanation(*axes, *views, *(None if each is None else each[0].numpy() for each in maps))
+    left, right = (page.axes(edge, CAPTION, side, side) for edge in (0, side + GAP))
+    map1, map2 = explanation.resized(explanation.views[0].shape[-2:])
+    artist, _ = draw_explanation(left, right, views[0], views[1], map1[0], None if map2 is None else map2[0])
     draw_color_bar(page, artist, 0, CAPTION + side, WIDTH)
     return page
 
