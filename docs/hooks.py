@@ -30,7 +30,9 @@ class _Inline(InlineProcessor):
 
 
 def _block(source: str, *_: Any, **__: Any) -> str:
-    return f'<div class="math">{_mathml(source, "block")}</div>'
+    """What ``\\qquad`` keeps apart stands side by side where there is room, and one below the other on a phone."""
+    formulas = [_mathml(part, "block") for part in source.split(r"\qquad")]
+    return f'<div class="math">{"".join(formulas)}</div>'
 
 
 def _mathml(source: str, display: str) -> str:
