@@ -17,7 +17,7 @@ test: $(VENV)/.installed-dev
 test-all: $(VENV)/.installed-dev
 	$(VENV)/bin/python -m pytest -m "not gpu and not slurm and not ray and not browser"
 
-# The report and the app in Chromium, which has to be there: on Debian `apt-get install chromium`.
+# The report, the app and the documentation in Chromium, which has to be there: on Debian `apt-get install chromium`.
 test-browser: $(VENV)/.installed-browser
 	$(VENV)/bin/python -m pytest -m browser
 
@@ -77,5 +77,5 @@ $(VENV)/.installed-docs: $(VENV)/.installed
 	@touch $@
 
 $(VENV)/.installed-browser: $(VENV)/.installed-dev
-	$(PIP) --editable ".[dev,browser]"
+	$(PIP) --editable ".[dev,browser,docs]"
 	@touch $@
