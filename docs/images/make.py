@@ -1,6 +1,7 @@
 """The pictures of the documentation.
 
-``python docs/images/make.py explainers`` draws one pair as every explainer sees it, into ``explainers/``.
+``python docs/images/make.py explainers`` draws one pair as every explainer sees it, into ``explainers/``; with names after it,
+those alone.
 
 ``python docs/images/make.py OUTPUTS`` makes those of README from what its commands wrote, after
 
@@ -39,8 +40,8 @@ CONTROLLED = "conditional_occlusion"
 WIDTH, GAP, CAPTION = 720, 16, 34
 
 
-def draw_explainers() -> None:
-    """The pair of ``python run.py``, its views as the photo has them, and a picture for each explainer."""
+def draw_explainers(names: list[str]) -> None:
+    """The pair of ``python run.py``, its views as the photo has them, and a picture for each explainer, or those named."""
     model, photos = load_model("demo_simclr"), DemoPhotos()
     pairs = PairDataset(photos, SimCLRViews(model.input_size), model.normalization)
     index = photos.ids.index(EXPLAINED)
@@ -49,10 +50,10 @@ def draw_explainers() -> None:
     folder, bank = HERE / "explainers", PairBank(model)
     folder.mkdir(exist_ok=True)
     _save(_images([{"View 1": views[0], "View 2": views[1]}]), folder / "pair.jpg")
-    for name, kind in sorted(EXPLAINERS.items()):
+    for name in names or sorted(EXPLAINERS):
         controlled = {"of": CONTROLLED} if name in ("inverted", "matched_random", "partner_swapped") else {}
         try:
-            explainer = kind(model, **controlled)
+            explainer = EXPLAINERS[name](model, **controlled)
         except NotApplicable as reason:
             print(f"{name}: no picture, {reason}")
             continue
@@ -148,4 +149,4 @@ def _as_jpeg(source: Path, path: Path, width: int = 1280) -> None:
 
 if __name__ == "__main__":
     wanted = sys.argv[1] if len(sys.argv) > 1 else "outputs"
-    draw_explainers() if wanted == "explainers" else main(Path(wanted))
+    draw_explainers(sys.argv[2:]) if wanted == "explainers" else main(Path(wanted))
