@@ -159,7 +159,7 @@ def many_pairs(path, count):
             ]
             if path.suffix == ".jsonl":
                 for pair, first, second in zip(*columns, strict=True):
-                    file.write(json.dumps({"pair_id": pair, "image1": first, "image2": second, "note": 7}) + "\n")
+                    file.write(f'{{"pair_id": "{pair}", "image1": "{first}", "image2": "{second}", "note": 7}}\n')
             else:
                 file.write_table(pa.table([*columns, ["seven"] * len(names)], schema))
     return path
