@@ -143,9 +143,8 @@ def _build(cells: Sequence[StudyCell], root: Path, trainer: Mapping[str, Any]) -
     for cell in cells:
         frozen = cell.config
         try:
-            refuse_dangerous(
-                {key: node for key, node in frozen.items() if key != "sweep"}
-            )  # which a job does not build
+            # A job builds no sweep, which may refer to others.
+            refuse_dangerous({key: node for key, node in frozen.items() if key != "sweep"})
             frozen |= {"paths": {"output_root": str(root)}, "trainer": {**frozen["trainer"], **trainer}}
             own = OmegaConf.create(frozen)
             plan = planner.plan(own)

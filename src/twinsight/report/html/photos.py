@@ -79,7 +79,7 @@ def _foreign(node: Any) -> list[str]:
     """Targets of a configuration that are not ours."""
     if isinstance(node, Mapping):
         own = node.get("_target_")
-        found = [str(own)] if own is not None and own not in _OURS else []
+        found = [str(own)] if own is not None and str(own) not in _OURS else []
         return found + [each for value in node.values() for each in _foreign(value)]
     if isinstance(node, str) and "${" in node:  # what it refers to may be built
         return [node]
