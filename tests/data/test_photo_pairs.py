@@ -287,6 +287,10 @@ def test_torchvision_data_sets_go_by_name(tmp_path):
         TorchvisionPhotos("CIFAR100", root=tmp_path, split="test")
     with pytest.raises(UserError, match=r"`data.name=FakeData`: .*unexpected keyword argument 'split'"):
         TorchvisionPhotos("FakeData", split="val")
+    with pytest.raises(UserError, match=r"see `data\.root`, `data\.split` and `data\.options`$"):
+        TorchvisionPhotos("FakeData", options={"sizes": 3})
+    with pytest.raises(UserError, match=r"`data\.on_error` must be 'skip' or 'raise', got 'ignore'"):
+        TorchvisionPhotos("FakeData", on_error="ignore")
 
 
 def test_torchvision_pairs_of_faces_keep_their_label(tmp_path):
