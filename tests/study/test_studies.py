@@ -387,7 +387,7 @@ def test_the_plan_file_is_plain_json_lines(study):
 
 
 def test_an_unknown_study_names_those_there_are(study):
-    with pytest.raises(UserError, match="unknown study below .* 'toi': did you mean 'toy'"):
+    with pytest.raises(UserError, match=r"unknown study below .* 'toi': did you mean 'toy'"):
         Study.open(study.root, "toi")
     with pytest.raises(UserError, match="no study has been planned below"):
         Study.open(study.root / "nowhere", "toy")
