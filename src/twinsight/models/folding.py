@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
-from torch.nn.grad import conv2d_input
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from twinsight.models.two_view import TwoViewModel
@@ -162,7 +161,14 @@ class FoldedConvolution(nn.Module):
     def taken_back(self, gradient: Tensor, size: torch.Size) -> Tensor:
         """Gradient at an input of ``size`` from that at the output of the convolution; for what has been packed."""
         assert self._packed is not None
-        return conv2d_input(size, self._packed.to_dense(), gradient, *self.geometry)
+        stride, padding, dilation, groups = self.geometry
+        # All three in channels-last layout; oneDNN else copies each to and fro, which takes as long as the product.
+        laid_out: Any = {"memory_format": torch.channels_last}
+        weight = self._packed.to_dense().contiguous(**laid_out)
+        like = torch.empty(size, dtype=gradient.dtype, **laid_out)
+        fixed = (None, stride, padding, dilation, False, (0, 0), groups, (True, False, False))
+        to_input, _, _ = torch.ops.aten.convolution_backward(gradient.contiguous(**laid_out), like, weight, *fixed)
+        return to_input
 
 
 class _Fused(torch.autograd.Function):
