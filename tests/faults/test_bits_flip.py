@@ -25,6 +25,7 @@ from twinsight.study.shards import Shard
 from twinsight.study.status import read_status
 
 pytestmark = pytest.mark.faults
+SLOW = pytest.mark.slow
 
 
 def flip(path: Path, place: int, bit: int = 0) -> None:
@@ -100,8 +101,14 @@ def test_a_table_without_a_seal_is_read_as_before(tmp_path, explained):
     assert read_sealed(tmp_path / "old.parquet").to_pylist() == read(folder)
 
 
-@pytest.mark.parametrize("table", ["records", "timings"])
-@pytest.mark.parametrize("place", ["page", "footer"])
+@pytest.mark.parametrize(
+    ("table", "place"),
+    [
+        ("records", "footer"),
+        pytest.param("records", "page", marks=SLOW),
+        pytest.param("timings", "footer", marks=SLOW),
+    ],
+)
 def test_a_finished_cell_of_which_a_bit_flipped_is_computed_again(study, plain, computed, table, place):
     run(study)
     cell, computed[:] = study.cells[0], []
@@ -114,7 +121,7 @@ def test_a_finished_cell_of_which_a_bit_flipped_is_computed_again(study, plain, 
     assert_as_plain(study, plain)
 
 
-@pytest.mark.parametrize("table", ["records", "arrays", "timings"])
+@pytest.mark.parametrize("table", ["arrays", *(pytest.param(each, marks=SLOW) for each in ("records", "timings"))])
 def test_a_fragment_of_which_the_footer_flipped_is_computed_again(study, plain, caplog, table):
     order = Order(str(study.root), study.name, 0, Shard(0, 2))
     assert run_job(order) == 0
@@ -125,7 +132,7 @@ def test_a_fragment_of_which_the_footer_flipped_is_computed_again(study, plain, 
     assert_as_plain(study, plain)
 
 
-@pytest.mark.parametrize("place", ["page", "footer"])
+@pytest.mark.parametrize("place", ["page", pytest.param("footer", marks=SLOW)])
 def test_flipped_maps_of_a_finished_cell_are_refused_by_name_until_they_are_removed(study, plain, place):
     run(study)
     path = study.cells[0].folder / "arrays.parquet"
@@ -138,6 +145,7 @@ def test_flipped_maps_of_a_finished_cell_are_refused_by_name_until_they_are_remo
     assert_as_plain(study, plain)
 
 
+@pytest.mark.slow
 def test_no_bit_of_a_status_makes_a_cell_look_other_than_done_or_not_begun(study, plain, computed, record_property):
     run(study)
     cell, computed[:] = study.cells[0], []
