@@ -160,6 +160,7 @@ def test_what_is_logged_stays_as_it_is_until_something_changes(photos, tmp_path)
     }
 
 
+@pytest.mark.faults
 def test_a_run_that_was_killed_before_it_was_noted_is_not_doubled(photos, tmp_path):
     study = driven(planned(tmp_path, photos, "explainer=gradcam", *WANDB))
     (cell,) = study.cells
@@ -204,6 +205,7 @@ def test_a_cell_that_succeeds_at_last_turns_its_run_round(photos, tmp_path, monk
     assert (exit_code(folder), configuration(folder)["state"], configuration(folder)["error"]) == (0, "done", "")
 
 
+@pytest.mark.faults
 def test_a_cell_whose_process_was_killed_is_logged_as_failed_at_the_end(photos, tmp_path):
     study = planned(tmp_path, photos, "explainer=gradcam", *WANDB)
     (cell,) = study.cells
@@ -215,6 +217,7 @@ def test_a_cell_whose_process_was_killed_is_logged_as_failed_at_the_end(photos, 
     assert (exit_code(folder), configuration(folder)["error"]) == (1, "its process was killed by SIGKILL")
 
 
+@pytest.mark.faults
 def test_a_run_that_raises_half_way_is_finished_as_failed_and_made_anew(photos, tmp_path, monkeypatch, caplog):
     study = planned(tmp_path, photos, "explainer=gradcam", *WANDB)
     with monkeypatch.context() as patch:
@@ -305,6 +308,7 @@ def closed_port():
     yield f"http://127.0.0.1:{port}"
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize(("server", "mode"), [(silent_server, "auto"), (closed_port, "online")])
 def test_a_server_that_is_silent_or_away_costs_a_bounded_wait_and_no_run(server, mode, tiny, caplog, monkeypatch):
     monkeypatch.setenv("WANDB_API_KEY", KEY)
