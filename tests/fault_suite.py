@@ -73,7 +73,7 @@ class Summary:
                 "",
                 *(f"- {figure}" for figure in self.figures),
                 *(f"- Not run: {one}" for one in self.left_out),
-                f"- Run on {time.strftime('%Y-%m-%d')}: {took}, {platform.machine()}, Python {platform.python_version()}.",
+                f"- Run on {time.strftime('%Y-%m-%d')}: {took}, {platform.machine()}, Python {sys.version.split()[0]}.",
             ]
         )
 
