@@ -21,7 +21,8 @@ from benchmarks.peers import installed, peer_items
 from benchmarks.precision import precisions
 from benchmarks.scaling import ranks, slopes
 from twinsight.data import DemoPhotos, PairDataModule, SimCLRViews
-from twinsight.engine import CHUNK_SIZE
+from twinsight.engine import CHUNK_SIZE, PRECISIONS, Execution
+from twinsight.engine.execution import EXACT
 from twinsight.models import TwoViewModel
 from twinsight.models.two_view import IMAGENET_NORMALIZATION
 
@@ -32,12 +33,14 @@ def main() -> None:
     if device.type == "cuda" and not torch.cuda.is_available():
         sys.exit("--device cuda: no GPU is at hand; nothing was measured")
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    execution = Execution(arguments.precision, arguments.compile)
     views = _views(device)
     peak = matrix_product_peak(device)
     found: dict[str, Any] = {"facts": None, "rows": [], "failed": [], "slopes": [], "ranks": None, "precisions": None}
 
     def write(finished: bool) -> None:
         about = {"repeats": arguments.repeats, "quick": arguments.quick, "chunk_size": arguments.chunk_size}
+        about |= {"precision": execution.precision, "compile": execution.compile}
         found["facts"] = {
             **report.facts(device, peak, about, installed()),
             "command": " ".join(["python -m benchmarks", *sys.argv[1:]]),
@@ -56,7 +59,7 @@ def main() -> None:
 
     narrow = resnet50().to(device)
     flops = operations(narrow, views[0])
-    setting = setting_for(narrow, views, arguments.chunk_size, arguments.quick)
+    setting = setting_for(narrow, views, arguments.chunk_size, arguments.quick, execution)
     for each in items(setting):
         measure("ResNet-50", narrow, each, flops)
     found["rows"] += [report.paper_table(found["rows"], approximate) for approximate in (False, True)]
@@ -71,16 +74,16 @@ def main() -> None:
     measure(
         "ResNet-50, 8192-wide head",
         wide,
-        insertion_and_deletion(setting_for(wide, views, arguments.chunk_size, arguments.quick), aim=6.0),
+        insertion_and_deletion(setting_for(wide, views, arguments.chunk_size, arguments.quick, execution), aim=6.0),
         operations(wide, views[0]),
     )
     del wide
     found["slopes"] = slopes(narrow, device, arguments.quick)
     if device.type == "cpu":
         found["ranks"] = ranks(resnet50, 32 if arguments.quick else 64)
-    if device.type == "cuda":
+    if device.type == "cuda" and execution == EXACT:
         found["precisions"] = precisions(narrow, device, 4 if arguments.quick else 32)
-    else:
+    elif device.type == "cpu":
         print("no GPU: reduced precision, compilation with CUDA graphs and their aims are not measured")
     write(finished=True)
     print(report.page(found))
@@ -99,6 +102,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
     parser.add_argument("--repeats", type=int, help="rounds after the one that warms up; 3, with --quick 1")
     parser.add_argument("--chunk-size", type=int, default=CHUNK_SIZE, help=f"as engine.chunk_size; {CHUNK_SIZE}")
+    parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="of our side; fp32")
+    parser.add_argument("--compile", action="store_true", help="our side with engine.compile=true")
     parser.add_argument("--output", type=Path, default=Path(__file__).parents[1] / "docs" / "results" / "benchmarks")
     arguments = parser.parse_args()
     if arguments.repeats is None:

@@ -9,6 +9,7 @@ from torch import Tensor
 from benchmarks.measure import Passes, Work
 from benchmarks.rival import Rival
 from twinsight.engine import Execution, PairBank
+from twinsight.engine.execution import EXACT
 from twinsight.explainers import (
     AveragedTransforms,
     ConditionalOcclusion,
@@ -276,9 +277,16 @@ def _average_drop(setting: Setting) -> Item:
     return Item("SAD, SIC, CAD, CIC", works)
 
 
-def setting_for(model: TwoViewModel, views: tuple[Tensor, Tensor], chunk_size: int, quick: bool = False) -> Setting:
+def setting_for(
+    model: TwoViewModel,
+    views: tuple[Tensor, Tensor],
+    chunk_size: int,
+    quick: bool = False,
+    execution: Execution = EXACT,
+) -> Setting:
     """``model`` on ``views``, with the maps of Grad-CAM at image size."""
     maps = GradCAM(model)(*views).resized((SIDE, SIDE))
     assert maps[1] is not None
     ties = torch.rand((2, 1, SIDE, SIDE), generator=torch.Generator().manual_seed(0)).to(maps[0]) * 1e-6
-    return Setting(model, views, (maps[0] + ties[0], maps[1] + ties[1]), PairBank(model, chunk_size), quick)
+    bank = PairBank(model, chunk_size, execution=execution)
+    return Setting(model, views, (maps[0] + ties[0], maps[1] + ties[1]), bank, quick)

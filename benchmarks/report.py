@@ -128,6 +128,9 @@ def page(found: dict[str, Any]) -> str:
         f"{about['device']}, torch {about['torch']};",
         f"matrix products reach {about['matrix_product_peak'] / 1e9:.0f} GFLOP/s.",
     ]
+    if about["arguments"].get("precision", "fp32") != "fp32" or about["arguments"].get("compile"):
+        how = about["arguments"]
+        said.append(f"Our side in {how['precision']}{', compiled' * how['compile']}; the others in fp32, uncompiled.")
     if about["load"] is not None:
         said.append(f"Load average of the machine meanwhile: {about['load']:.1f}.")
     if not about["finished"]:

@@ -135,7 +135,8 @@ class PairBank:
         count = sum(map(len, images)) if count is None else count
         self.before_pass(count)
         self.backwards += count
-        found = torch.autograd.grad(score, images, retain_graph=keep_graph)
+        with self.execution.products(score.device):
+            found = torch.autograd.grad(score, images, retain_graph=keep_graph)
         return tuple(gradient.contiguous() for gradient in found)
 
     def offer(self, image: Tensor, view: int, embedding: Tensor) -> None:

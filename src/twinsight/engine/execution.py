@@ -31,8 +31,9 @@ class Execution:
     """What a user may opt in to beyond exact passes.
 
     Attributes:
-        precision: ``"fp32"``; ``"tf32"``: products of single precision numbers cut to 10 bits of mantissa, on GPUs that
-            have it and without effect elsewhere; ``"bf16"``: autocast to bfloat16. Similarities are computed in fp32.
+        precision: ``"fp32"``: whole single precision, on GPUs too, where PyTorch alone would cut convolutions to tf32;
+            ``"tf32"``: products of single precision numbers cut to 10 bits of mantissa, on GPUs that have it and
+            without effect elsewhere; ``"bf16"``: autocast to bfloat16. Similarities are computed in fp32.
         compile: perturbed versions go through ``torch.compile``, on GPUs with CUDA graphs, since their chunks have one
             size; where it fails they go uncompiled, with a line in the log.
         incremental: of versions that differ within a window, compute only what the window reaches
@@ -56,13 +57,31 @@ class Execution:
 
     def run(self, call: Pass, x: Tensor, view: int) -> Tensor:
         """``call(x, view)`` in this precision."""
-        if self.precision == "bf16":
-            with torch.autocast(x.device.type, torch.bfloat16):
-                return call(x, view)
-        if self.precision == "tf32" and x.device.type == "cuda":
-            with _tf32():
-                return call(x, view)
-        return call(x, view)
+        with self.products(x.device):
+            if self.precision == "bf16":
+                with torch.autocast(x.device.type, torch.bfloat16):
+                    return call(x, view)
+            return call(x, view)
+
+    @contextmanager
+    def products(self, device: torch.device) -> Iterator[None]:
+        """Products of single precision numbers, as of backward passes, as exact as this precision says.
+
+        >>> with Execution("fp32").products(torch.device("cpu")):
+        ...     pass
+        """
+        if device.type != "cuda":
+            yield
+            return
+        backends: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn)
+        before = [backend.allow_tf32 for backend in backends]
+        try:
+            for backend in backends:
+                backend.allow_tf32 = self.precision == "tf32"
+            yield
+        finally:
+            for backend, allowed in zip(backends, before, strict=True):
+                backend.allow_tf32 = allowed
 
 
 EXACT = Execution()
@@ -81,11 +100,11 @@ class FastNetwork:
     def __init__(self, model: TwoViewModel, images: Tensor, execution: Execution, mixed: bool = False) -> None:
         # Fused kernels know no autocast, and compilers fuse for themselves.
         fusable = not (mixed or execution.precision == "bf16")
-        self.with_graph: TwoViewModel = folded(model, images, fusable and not execution.compile) or model
+        self.with_graph: TwoViewModel = self._folded(model, images, fusable and not execution.compile)
         """For passes that gradients go back through."""
         self._compiled: Callable[..., Any] | None = None
         if execution.compile and not self._compile(model, images, execution):
-            self.with_graph = folded(model, images, fusable) or model
+            self.with_graph = self._folded(model, images, fusable)
         own_way = type(model).features is not TwoViewModel.features or type(model).forward is not TwoViewModel.forward
         exact = execution.precision != "bf16" and not mixed and self._compiled is None
         self._cones = execution.incremental and exact and not own_way and self.with_graph is not model
@@ -124,6 +143,11 @@ class FastNetwork:
             self._cones = False
             return None
         return cones
+
+    @staticmethod
+    def _folded(model: TwoViewModel, images: Tensor, fuse: bool) -> TwoViewModel:
+        with EXACT.products(images.device):  # copies are compared to 1e-5
+            return folded(model, images, fuse) or model
 
     def _compile(self, model: TwoViewModel, images: Tensor, execution: Execution) -> bool:
         mode = "reduce-overhead" if images.device.type == "cuda" else "default"
@@ -205,13 +229,3 @@ def _now(device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
-
-
-@contextmanager
-def _tf32() -> Iterator[None]:
-    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
-    try:
-        yield
-    finally:
-        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
