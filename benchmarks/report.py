@@ -128,8 +128,8 @@ def page(found: dict[str, Any]) -> str:
         f"{about['device']}, torch {about['torch']};",
         f"matrix products reach {about['matrix_product_peak'] / 1e9:.0f} GFLOP/s.",
     ]
-    if about["arguments"].get("precision", "fp32") != "fp32" or about["arguments"].get("compile"):
-        how = about["arguments"]
+    how = about["arguments"]
+    if how["precision"] != "fp32" or how["compile"]:
         said.append(f"Our side in {how['precision']}{', compiled' * how['compile']}; the others in fp32, uncompiled.")
     if about["load"] is not None:
         said.append(f"Load average of the machine meanwhile: {about['load']:.1f}.")
@@ -139,7 +139,7 @@ def page(found: dict[str, Any]) -> str:
         said.append(f"Peers: {', '.join(present)}.")
     if missing:
         said.append(f"Not installed, so not measured: {', '.join(missing)} (`pip install 'twinsight[bench]'`).")
-    lines = ["# Benchmarks", "", " ".join(said), "", HOW.format(repeats=about["arguments"]["repeats"]), ""]
+    lines = ["# Benchmarks", "", " ".join(said), "", HOW.format(repeats=how["repeats"]), ""]
     lines.append(f"| {' | '.join(COLUMNS + MORE_COLUMNS)} |")
     lines.append("|---|---|--:|---|--:|--:|--:|---|---|--:|--:|--:|")
     lines += [_line(each) for each in found["rows"]]
