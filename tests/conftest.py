@@ -11,6 +11,9 @@ import torch
 
 from toy_app import Served
 
+collect_ignore_glob = ["*/conftest.py"]
+"""Found as conftest.py all the same. As modules with doctests, all of one name, they get into each other's way."""
+
 
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> Iterator[None]:

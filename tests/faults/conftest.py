@@ -1,5 +1,5 @@
-"""The fixtures of studies, for faults that end them."""
+"""Tiny cells and studies, for faults that end them."""
 
-from study.conftest import _surroundings_restored, explained, photos, plain, tiny
+from toy_runs import explained, photos, plain, surroundings_restored, tiny
 
-__all__ = ["_surroundings_restored", "explained", "photos", "plain", "tiny"]
+__all__ = ["explained", "photos", "plain", "surroundings_restored", "tiny"]

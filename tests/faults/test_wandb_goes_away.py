@@ -7,9 +7,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from study.test_dashboards import KEY, WANDB, stranger
 from toy_cells import only_cell
-from toy_wandb import exit_code, runs
+from toy_wandb import KEY, WANDB, exit_code, runs, stranger
 from twinsight.study import Evaluation, explain
 from twinsight.tracking import waiting_runs
 

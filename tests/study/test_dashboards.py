@@ -17,7 +17,7 @@ from PIL import Image
 
 from toy_cells import COLUMNS, cells, only_cell
 from toy_studies import planned, run
-from toy_wandb import configuration, described, exit_code, history, runs, table
+from toy_wandb import KEY, WANDB, configuration, described, exit_code, history, runs, stranger, table
 from twinsight.study import Study, explain
 from twinsight.study.dashboard import dashboards, log_cells
 from twinsight.study.evaluation import Evaluation
@@ -26,19 +26,7 @@ from twinsight.study.loggers import log_cell
 from twinsight.tracking import Uploads, chosen_loggers, waiting_runs
 from twinsight.tracking.uploads import mark_finished
 
-KEY = "0" * 40
-WANDB = ("logger=wandb", "pictures.limit=1", "data.limit=2", "logger.wandb.tags=[mine]")
-
-
-@pytest.fixture(autouse=True)
-def stranger(tmp_path, monkeypatch):
-    """Nobody is logged in; W&B's service starts anew, since it remembers what it was started with."""
-    wandb.teardown()
-    for name in [name for name in os.environ if name.startswith("WANDB_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    yield
-    wandb.teardown()
+__all__ = ["stranger"]
 
 
 def broken(monkeypatch, label="gradcam"):
