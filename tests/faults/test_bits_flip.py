@@ -16,6 +16,7 @@ from twinsight.engine import PairBank
 from twinsight.errors import UserError
 from twinsight.models import small_two_view
 from twinsight.report.arrays import Arrays
+from twinsight.report.html import build_report, collect
 from twinsight.sealed import Damaged, check_seal, read_sealed
 from twinsight.study.aggregate import tabulate_study
 from twinsight.study.evaluation import Evaluation
@@ -55,6 +56,10 @@ def footer(path: Path) -> int:
 def name_of_a_column(path: Path, name: str) -> int:
     """Where the footer spells the name of a column: flipped there, a whole column would be missing in silence."""
     return path.read_bytes().index(name.encode(), footer(path))
+
+
+def report(study):
+    return build_report(collect([study.name], study.root))
 
 
 @pytest.fixture
@@ -116,6 +121,8 @@ def test_a_finished_cell_of_which_a_bit_flipped_is_computed_again(study, plain, 
     flip(path, 60 if place == "page" else name_of_a_column(path, "pair_id" if table == "records" else "forwards"))
     if table == "records":
         assert f"{path} is damaged" in tabulate_study(study).missing[cell.name]
+    with pytest.raises(Damaged, match=rf"{table}\.parquet is damaged"):
+        report(study)
     assert run(study) == [0]
     assert computed == [(cell.name, index) for index in range(5)]
     assert_as_plain(study, plain)
@@ -137,7 +144,7 @@ def test_flipped_maps_of_a_finished_cell_are_refused_by_name_until_they_are_remo
     run(study)
     path = study.cells[0].folder / "arrays.parquet"
     flip(path, 60 if place == "page" else name_of_a_column(path, "map1"))
-    for reader in (partial(read, path.parent, "arrays"), partial(Arrays, path.parent)):
+    for reader in (partial(read, path.parent, "arrays"), partial(Arrays, path.parent), partial(report, study)):
         with pytest.raises(UserError, match=r"arrays\.parquet is damaged .*remove it and run again"):
             reader()
     path.unlink()

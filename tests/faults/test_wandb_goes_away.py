@@ -7,7 +7,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from toy_cells import only_cell
+from toy_cells import assert_same_results, only_cell
 from toy_wandb import KEY, WANDB, exit_code, runs, stranger
 from twinsight.study import Evaluation, explain
 from twinsight.tracking import waiting_runs
@@ -42,7 +42,8 @@ def forgetful_server():
 
 
 @pytest.mark.slow
-def test_who_is_logged_out_half_way_keeps_the_run_on_disk_and_loses_no_record(tiny, caplog, monkeypatch):
+def test_who_is_logged_out_half_way_keeps_the_run_on_disk_and_loses_no_record(tiny, explained, caplog, monkeypatch):
+    undisturbed = explained("explainer=gradcam", "data.limit=2")
     monkeypatch.setenv("WANDB_API_KEY", KEY)
     config = tiny("explainer=gradcam", *WANDB, "logger.wandb.mode=online", "logger.wandb.upload_seconds=4")
     genuine = Evaluation.predict_step
@@ -61,6 +62,7 @@ def test_who_is_logged_out_half_way_keeps_the_run_on_disk_and_loses_no_record(ti
     assert exit_code(kept) == 0
     assert f"wandb sync {kept.parent}" in caplog.text
     assert json.loads((folder / "logged.json").read_text()) == {"wandb/": "done"}
+    assert_same_results(folder, undisturbed)
     assert KEY not in caplog.text
 
 
