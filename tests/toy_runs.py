@@ -1,4 +1,4 @@
-"""Fixtures that run tiny cells in process, for conftest.py of more than one folder."""
+"""Fixtures that run tiny cells in process, and one that clears up after them."""
 
 import logging
 import os

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from toy_cells import COLUMNS, assert_same_results, only_cell, rows
+from toy_cells import COLUMNS, assert_same_results, composed, only_cell, rows
 from toy_studies import TWO, assert_as_plain, planned, run
 from twinsight.complaints import explain_error
 from twinsight.engine import NonFiniteEmbedding
@@ -73,9 +73,11 @@ def next_process():
         yield
 
 
-@pytest.fixture
-def undisturbed(explained):
-    return explained(GRADCAM)
+@pytest.fixture(scope="module")
+def undisturbed(photos, tmp_path_factory):
+    config = composed(GRADCAM, f"data.root={photos}", f"paths.output_root={tmp_path_factory.mktemp('undisturbed')}")
+    assert explain(config) == 0
+    return only_cell(config)
 
 
 # The output folder
@@ -193,9 +195,8 @@ def test_no_clock_on_the_wall_takes_a_lock_from_who_holds_it(tmp_path, clock_run
     held, observer = Lock(tmp_path), Observer(clock=lambda: elapsed[0])
     assert held.take()
     with monkeypatch.context() as patch:
-        patch.setattr(
-            "twinsight.study.locks._machine", lambda: "another machine"
-        )  # so that only its beat speaks for it
+        # So that only its beat speaks for it.
+        patch.setattr("twinsight.study.locks._machine", lambda: "another machine")
         late = Lock(tmp_path)
         assert not late.take(observer)
         os.utime(tmp_path / "1.json", (0, 0))
