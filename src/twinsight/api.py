@@ -1,6 +1,7 @@
 """Explain a pair, and score the explanation, in one call: :func:`explain` and :func:`evaluate`."""
 
 import dataclasses
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -184,8 +185,7 @@ def given_maps(maps: Maps, model: TwoViewModel, view1: Tensor, view2: Tensor, ba
         path = Path(maps).expanduser()
         try:
             refuse_bomb(path, _MAP_BYTES * len(view1))
-            with np.load(path, allow_pickle=False) as file:
-                found = dict(file)
+            found = _arrays_of(path)
         except NO_ARRAYS as error:
             raise UserError(f"`maps={path}` cannot be read: {error}") from None
         if "map1" not in found:
@@ -197,6 +197,18 @@ def given_maps(maps: Maps, model: TwoViewModel, view1: Tensor, view2: Tensor, ba
         pairs = [(bank.embedding(a, 1), bank.embedding(b, 2)) for a, b in zip(view1, view2, strict=True)]
         score = torch.stack([model.similarity(z1[None], z2[None])[0] for z1, z2 in pairs])
     return PairExplanation(map1, map2, score, views=(model.pixels(view1), model.pixels(view2)), title="Given maps")
+
+
+def _arrays_of(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of an ``.npz`` file, all of which must be what was written."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as file:
+            # Reading an array may stop before its checksum; and a shortened directory leaves arrays out in silence.
+            entries = int.from_bytes(path.read_bytes()[-12:-10], "little")
+            if file.testzip() is not None or (not file.comment and len(file.infolist()) != entries):
+                raise ValueError("the file is damaged")
+    with np.load(path, allow_pickle=False) as opened:
+        return dict(opened)
 
 
 def quantus_explain_func(
