@@ -115,6 +115,9 @@ def test_maps_made_elsewhere_are_scored(pixels, tmp_path):
     assert alone["si"].isnan().all()
     with pytest.raises(UserError, match=r"needs map1 .*it has heat"):
         twinsight.evaluate(model, *pixels, maps=tmp_path / "other.npz")
+    np.save(tmp_path / "one.npy", map1.numpy())
+    with pytest.raises(UserError, match="cannot be read: it is one array without a name"):
+        twinsight.evaluate(model, *pixels, maps=tmp_path / "one.npy")
     with pytest.raises(UserError, match=r"`map1` must be \(1, h, w\), a map for each pair, got \(2, 32, 32\)"):
         twinsight.evaluate(model, *pixels, maps=tiny_maps(3, 2))
     with pytest.raises(UserError, match="metric max_sensitivity needs `explainer`, which was not given"):

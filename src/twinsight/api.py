@@ -207,7 +207,10 @@ def _arrays_of(path: Path) -> dict[str, np.ndarray]:
             entries = int.from_bytes(path.read_bytes()[-12:-10], "little")
             if file.testzip() is not None or (not file.comment and len(file.infolist()) != entries):
                 raise ValueError("the file is damaged")
-    with np.load(path, allow_pickle=False) as opened:
+    opened = np.load(path, allow_pickle=False)
+    if isinstance(opened, np.ndarray):
+        raise ValueError("it is one array without a name: numpy.savez(FILE, map1=..., map2=...) writes what is needed")
+    with opened:
         return dict(opened)
 
 
