@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from benchmarks import approximations
 from benchmarks.items import OURS, RIVAL, Item
 from benchmarks.measure import Timing
 
@@ -153,6 +154,8 @@ def page(found: dict[str, Any]) -> str:
             f"| {each['memory_slope']:.2f} | {each['memory'][-1] / 2**20:.0f} |"
             for each in found["slopes"]
         ]
+    if found.get("approximations"):
+        lines += ["", "## Approximate modes", "", approximations.summary(found["approximations"])]
     if found.get("precisions"):
         lines += ["", "## Precision", "", "Largest change of each metric over the pairs, against fp32 uncompiled.", ""]
         names = list(found["precisions"][0]["moved"])

@@ -43,27 +43,35 @@ RUN_ELSEWHERE = {
     _SWEPT + "$(ls outputs/pretrain/simclr/weights/*.safetensors | paste -sd,)": (
         "pretrain/test_commands.py::test_a_sweep_over_saved_epochs_gives_a_cell_for_each"
     ),
+    **dict.fromkeys(
+        (
+            "python run.py explainer=matching explainer.power=3 data.limit=2",
+            "python run.py 'explainers=[matching,controls]' explainers.of=matching data.limit=2",
+            "python run.py -m study=matching explainer=matching explainer.power=1,3 data.limit=2",
+            "python -m pytest tests/explainers/test_matching.py src/twinsight/explainers/matching.py",
+            "python -m pytest tests/explainers/test_contract.py -k Matching",
+            "python -m pytest tests/test_info.py",
+        ),
+        "test_howto.py::test_the_page_on_adding_an_explainer_is_followed",
+    ),
 }
-"""Commands that need a shell, and the test that runs them."""
+"""Commands that need a shell or what a page makes, and the test that runs them."""
 
 SHELL, PYTHON, NOT_RUN = {"sh", "bash", "console"}, {"python"}, {"bibtex", "csv", "math", "text", "yaml"}
 
 
 def kind(code: Code) -> str:
-    """``shell``, ``python`` or ``other``; what is not said is found out."""
-    if code.language in SHELL:
+    """``shell``, ``python``, ``other`` or ``unknown``; what is not said is found out."""
+    if code.language in NOT_RUN or code.mark == "not code":
+        return "other"
+    if code.language in SHELL or (not code.language and code.text.split()[0] in {*CHECKS, *OF_OTHERS}):
         return "shell"
     if code.language in PYTHON:
         return "python"
-    if code.language in NOT_RUN or code.mark == "not code":
-        return "other"
-    assert not code.language, f"{code.place}: what is {code.language!r}? Known: {sorted(SHELL | PYTHON | NOT_RUN)}"
-    if code.text.split()[0] in {*CHECKS, *OF_OTHERS}:
-        return "shell"
     try:
-        ast.parse(code.text)
+        ast.parse(code.text if not code.language else "not Python")
     except SyntaxError:
-        raise AssertionError(f"{code.place}: neither shell nor Python; mark it: <!-- not code -->") from None
+        return "unknown"
     return "python"
 
 
@@ -221,6 +229,7 @@ def test_a_command_is_one_that_there_is(command, composing):
     if words[0] in OF_OTHERS:
         assert command.mark.startswith("needs: "), "say before the block what it needs: <!-- needs: a Slurm cluster -->"
     else:
+        assert words[0] in CHECKS, f"say how {words[0]!r} is checked, or that it is of others"
         CHECKS[words[0]](words[1:])
 
 
@@ -266,6 +275,13 @@ def test_the_choices_that_a_page_names_are_there(page):
         pair for span in spans(page) for pair in re.findall(r"(?<![\w.+@/])(\w+)=\[?([a-z]\w+)\b(?![.({])", span.text)
     }
     assert {(group, name) for group, name in named if group in GROUPS and name not in options(group)} == set()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_block_of_a_page_is_of_a_known_kind(page):
+    assert [block for block in blocks(page) if kind(block) == "unknown"] == [], (
+        "fence it with a language, or mark it: <!-- not code -->"
+    )
 
 
 # Python
