@@ -22,7 +22,7 @@ from omegaconf.errors import (
     OmegaConfBaseException,
 )
 
-from twinsight.config import HYDRA_KEYS, conf_folder, misfit, missing_value, options, unknown_key, unresolved
+from twinsight.config import HYDRA_KEYS, Config, conf_folder, misfit, missing_value, options, unknown_key, unresolved
 from twinsight.errors import UserError, unknown
 from twinsight.signatures import arguments, closest, locate
 
@@ -49,6 +49,8 @@ def explain_error(error: BaseException) -> str | None:
         return _missing_config(error)
     if isinstance(error, HydraException):
         return _composition(error)
+    if isinstance(error, ConfigAttributeError | ConfigKeyError) and str(error.full_key) in Config.__dataclass_fields__:
+        return f"`{error.full_key}` is needed: leave out ~{error.full_key}"
     if isinstance(error, MissingMandatoryValue):
         return missing_value(str(error.full_key))
     if isinstance(error, InterpolationResolutionError):

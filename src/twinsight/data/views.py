@@ -130,7 +130,7 @@ class ViewRecipe:
         if self.greyscale:
             view = F.rgb_to_grayscale(view, num_output_channels=3)
         pixels = F.to_dtype(F.pil_to_tensor(view), scale=True)
-        if self.blur is not None:
+        if self.blur is not None and size > 1:  # a single pixel has no neighbours
             scale = size / self.blur_side
             kernel = 2 * max(1, round(10 * scale)) + 1  # 21 pixels at side 224 (SPEC: kernel 21)
             pixels = F.gaussian_blur(pixels, [kernel, kernel], [self.blur * scale] * 2)

@@ -39,6 +39,11 @@ def small_two_view(
     >>> small_two_view().eval()(torch.rand(1, 3, 64, 64)).shape
     torch.Size([1, 64])
     """
+    if not widths or min(*widths, hidden, 1 if embedding is None else embedding) < 1 or blocks < 0:
+        raise UserError(
+            "`widths`, `hidden` and `embedding` must be positive and `blocks` 0 or more, "
+            f"got {list(widths)}, {hidden}, {embedding} and {blocks}"
+        )
     model = TwoViewModel(
         trunk=SmallResNet(tuple(widths), blocks),
         head=None if embedding is None else projection_head(widths[-1], hidden, embedding),

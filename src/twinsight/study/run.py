@@ -54,6 +54,8 @@ class Outcome:
 
 def make_trainer(config: DictConfig) -> pl.Trainer:
     """The trainer of a configuration; built before models, since a device that is not there is said in a second."""
+    if str(config.trainer.get("precision")).startswith("64"):
+        raise UserError(f"`trainer.precision={config.trainer.precision}`: pairs are in single precision, use 32-true")
     # Under submitit, that is who requeues a job: Lightning must not as well.
     requeued = os.environ.get("SUBMITIT_EXECUTOR") == "slurm" and not config.trainer.get("plugins")
     return hydra.utils.instantiate(
