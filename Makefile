@@ -21,7 +21,7 @@ test-all: $(VENV)/.installed-dev
 test-faults: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 $(VENV)/bin/python tests/fault_suite.py docs/reliability.md --numprocesses auto --maxprocesses 8 --dist worksteal
 
-# The report and the app in Chromium, which has to be there: on Debian `apt-get install chromium`.
+# The report, the app and the documentation in Chromium, which has to be there: on Debian `apt-get install chromium`.
 test-browser: $(VENV)/.installed-browser
 	$(VENV)/bin/python -m pytest -m browser
 
@@ -81,5 +81,5 @@ $(VENV)/.installed-docs: $(VENV)/.installed
 	@touch $@
 
 $(VENV)/.installed-browser: $(VENV)/.installed-dev
-	$(PIP) --editable ".[dev,browser]"
+	$(PIP) --editable ".[dev,browser,docs]"
 	@touch $@

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from benchmarks import report
+from benchmarks.approximations import approximations
 from benchmarks.items import SIDE, Item, insertion_and_deletion, items, setting_for
 from benchmarks.measure import interleaved, matrix_product_peak, operations
 from benchmarks.networks import resnet50, resnet50_with_wide_head
@@ -37,6 +38,7 @@ def main() -> None:
     views = _views(device)
     peak = matrix_product_peak(device)
     found: dict[str, Any] = {"facts": None, "rows": [], "failed": [], "slopes": [], "ranks": None, "precisions": None}
+    found["approximations"] = None
 
     def write(finished: bool) -> None:
         about = {"repeats": arguments.repeats, "quick": arguments.quick, "chunk_size": arguments.chunk_size}
@@ -85,6 +87,7 @@ def main() -> None:
         found["precisions"] = precisions(narrow, device, 4 if arguments.quick else 32)
     elif device.type == "cpu":
         print("no GPU: reduced precision, compilation with CUDA graphs and their aims are not measured")
+    found["approximations"] = approximations(1 if arguments.quick else 4)
     write(finished=True)
     print(report.page(found))
 

@@ -76,6 +76,11 @@ class Setting:
         """All of ``explainers`` on the pair, sharing a bank."""
         return self.counted(lambda bank: [explainer(*self.views, bank=bank) for explainer in explainers])
 
+    def once(self, ends: int = 0) -> Callable[[], Passes]:
+        """Embeddings of both views, and of ``ends`` images where curves begin or end: one at a time, once."""
+        further = [self.views[0] * (n / 8) for n in range(ends)]
+        return self.counted(lambda bank: [bank.embedding(each[0]) for each in (*self.views, *further)])
+
     def literally(self, work: Callable[[Rival], object]) -> Callable[[], Passes]:
         """``work`` of the rival, and the passes it took."""
 
@@ -125,7 +130,7 @@ def items(setting: Setting) -> list[Item]:
     ]
 
 
-def _chunked(setting: Setting, done: int, whole: int, groups: int) -> tuple[float, float]:
+def chunked(setting: Setting, done: int, whole: int, groups: int) -> tuple[float, float]:
     """Images computed for ``groups`` times ``done`` and ``whole`` versions, chunks being filled up."""
     chunk = setting.bank.chunk_size
     return groups * chunk * -(-done // chunk), groups * chunk * -(-whole // chunk)
@@ -136,7 +141,7 @@ def _conditional_occlusion(setting: Setting) -> Item:
     explainer = ConditionalOcclusion(setting.model, window=WINDOW, stride=setting.stride, protocol="paper")
     ours = setting.explained(explainer)
     works = {
-        OURS: Work(ours, Passes(2 + 2 * whole), _chunked(setting, len(boxes(setting.stride)), whole, 2)),
+        OURS: Work(ours, Passes(2 + 2 * whole), chunked(setting, len(boxes(setting.stride)), whole, 2), setting.once()),
         RIVAL: Work(setting.literally(lambda rival: rival.occlusion(*setting.views, some)), Passes(884)),
     }
     return Item("Conditional occlusion", works, aim=1.9)
@@ -147,10 +152,10 @@ def _incremental_occlusion(setting: Setting) -> Item:
     explainer = ConditionalOcclusion(setting.model, window=WINDOW, stride=setting.stride, protocol="paper")
     bank = PairBank(setting.model, setting.bank.chunk_size, execution=Execution(incremental=True))
     cones = replace(setting, bank=bank).explained(explainer)
-    padded = _chunked(setting, len(boxes(setting.stride)), whole, 2)
+    padded = chunked(setting, len(boxes(setting.stride)), whole, 2)
     works = {
-        OURS: Work(cones, Passes(2 + 2 * whole), padded),
-        DENSE: Work(setting.explained(explainer), Passes(2 + 2 * whole), padded),
+        OURS: Work(cones, Passes(2 + 2 * whole), padded, setting.once()),
+        DENSE: Work(setting.explained(explainer), Passes(2 + 2 * whole), padded, setting.once()),
     }
     return Item("Conditional occlusion, engine.incremental=true", works, aim=1.4)
 
@@ -168,7 +173,7 @@ def _both_occlusions(setting: Setting) -> Item:
         rival.context_agnostic_occlusion(*setting.views, *some)
 
     works = {
-        OURS: Work(ours, Passes(2 + 4 * whole), _chunked(setting, len(boxes(setting.stride)), whole, 4)),
+        OURS: Work(ours, Passes(2 + 4 * whole), chunked(setting, len(boxes(setting.stride)), whole, 4), setting.once()),
         RIVAL: Work(setting.literally(literal), Passes(884 + 1766)),
     }
     return Item("Conditional and context-agnostic occlusion", works, aim=2.6)
@@ -177,7 +182,7 @@ def _both_occlusions(setting: Setting) -> Item:
 def _pairwise_occlusion(setting: Setting) -> Item:
     ours = setting.explained(PairwiseOcclusion(setting.model, num_samples=16, protocol="sound", baseline="input_zero"))
     works = {
-        OURS: Work(ours, Passes(202), _chunked(setting, 16, 100, 2)),
+        OURS: Work(ours, Passes(202), chunked(setting, 16, 100, 2), setting.once()),
         RIVAL: Work(
             setting.literally(lambda rival: rival.pairwise_occlusion(*setting.views, boxes(24)[:8])), Passes(202)
         ),
@@ -237,7 +242,12 @@ def insertion_and_deletion(setting: Setting, aim: float) -> Item:
         )
     )
     works = {
-        OURS: Work(ours, Passes(4 * (POINTS - 1) + 5), _chunked(setting, setting.points - 1, POINTS - 1, 4)),
+        OURS: Work(
+            ours,
+            Passes(4 * (POINTS - 1) + 5),
+            chunked(setting, setting.points - 1, POINTS - 1, 4),
+            setting.once(ends=3),
+        ),
         RIVAL: Work(
             setting.literally(lambda rival: rival.insertion_deletion(*setting.views, *setting.maps, some)),
             Passes(12 * (POINTS + 1)),

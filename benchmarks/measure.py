@@ -28,6 +28,10 @@ class Passes:
     def __mul__(self, times: float) -> "Passes":
         return Passes(self.forwards * times, self.backwards * times)
 
+    @property
+    def total(self) -> float:
+        return self.forwards + self.backwards
+
     def __str__(self) -> str:
         return f"{self.forwards:,.0f} F" + (f" + {self.backwards:,.0f} b" if self.backwards else "")
 
@@ -40,21 +44,24 @@ class Work:
         run: does a slice of it and says how many passes that took.
         whole: passes of all of it; seconds of the slice are scaled by the passes. None: what is run is all of it, and
             how many passes that takes is for the run to say.
-        padded: passes of the slice and of the whole counted as they are computed, chunks being filled up; None where
-            nothing is filled up.
+        padded: passes of the slice and of the whole counted as they are computed, chunks being filled up, without those
+            of ``once``; None where nothing is filled up.
+        once: what the slice and the whole do just once, timed by itself so that it is not scaled; None where it is too
+            little to matter.
     """
 
     run: Callable[[], Passes]
     whole: Passes | None
     padded: tuple[float, float] | None = None
+    once: Callable[[], Passes] | None = None
 
-    def scale(self, done: Passes) -> float:
-        """How many times longer the whole takes than the slice."""
+    def scale(self, done: Passes, once: Passes) -> float:
+        """How many times longer the whole takes than the slice, both without what is done once."""
         if self.whole is None:
             return 1.0
         if self.padded is not None:
             return self.padded[1] / self.padded[0]
-        return (self.whole.forwards + self.whole.backwards) / (done.forwards + done.backwards)
+        return (self.whole.total - once.total) / (done.total - once.total)
 
 
 @dataclass
@@ -87,14 +94,19 @@ def interleaved(works: Mapping[str, Work], repeats: int, device: torch.device) -
         timings[name].memory = rise[0] if rise else None
     for _ in range(repeats):
         for name, work in works.items():
-            started = now(device)
-            done = work.run()
-            seconds = now(device) - started
-            scale = work.scale(done)
+            once, seconds_once = (Passes(0), 0.0) if work.once is None else _timed(work.once, device)
+            done, seconds = _timed(work.run, device)
+            scale = work.scale(done, once)
             timings[name].passes = done if work.whole is None else work.whole
-            timings[name].seconds.append(seconds * scale)
+            timings[name].seconds.append(seconds_once + (seconds - seconds_once) * scale)
             timings[name].sampled = min(1.0, 1 / scale)
     return timings
+
+
+def _timed(run: Callable[[], Passes], device: torch.device) -> tuple[Passes, float]:
+    started = now(device)
+    done = run()
+    return done, now(device) - started
 
 
 def now(device: torch.device) -> float:

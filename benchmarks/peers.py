@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.items import OURS, POINTS, SIDE, STRIDE, WINDOW, Item, Setting, boxes
+from benchmarks.items import OURS, POINTS, SIDE, STRIDE, WINDOW, Item, Setting, boxes, chunked
 from benchmarks.measure import Passes, Work
 from twinsight.explainers import ConditionalOcclusion, SmoothGrad
 from twinsight.metrics.functional import insertion_deletion
@@ -80,9 +80,9 @@ def _captum_occlusion(setting: Setting) -> Item:
         return Passes(both.forwards)
 
     explainer = ConditionalOcclusion(setting.model, window=WINDOW, stride=setting.stride, protocol="paper")
-    count, whole, chunk = len(boxes(setting.stride)), len(boxes(STRIDE)), setting.bank.chunk_size
-    padded = (2.0 * chunk * -(-count // chunk), 2.0 * chunk * -(-whole // chunk))
-    ours = Work(setting.explained(explainer), Passes(2 + 2 * whole), padded)
+    whole = len(boxes(STRIDE))
+    padded = chunked(setting, len(boxes(setting.stride)), whole, 2)
+    ours = Work(setting.explained(explainer), Passes(2 + 2 * whole), padded, setting.once())
     return Item(
         "Conditional occlusion beside Captum's Occlusion on both views",
         {OURS: ours, "captum": Work(run, Passes(2 + 4 * whole))},
@@ -108,7 +108,7 @@ def _captum_noise_tunnel(setting: Setting) -> Item:
 
 
 def _conditional(setting: Setting, times: float) -> Work:
-    """This package's insertion and deletion on one map: 2 paths of view 1; ``times`` of that."""
+    """This package's insertion and deletion on one map: 2 paths of view 1, of which ``times`` are counted."""
     view1, view2 = setting.views
 
     def ours() -> Passes:
@@ -119,11 +119,8 @@ def _conditional(setting: Setting, times: float) -> Work:
         )()
 
     whole = times * (2 * (POINTS - 1) + 4)
-    padded = (
-        2.0 * (setting.points - 1),
-        times * 2.0 * setting.bank.chunk_size * -(-(POINTS - 1) // setting.bank.chunk_size),
-    )
-    return Work(ours, Passes(whole), padded)
+    done, of = chunked(setting, setting.points - 1, POINTS - 1, 2)
+    return Work(ours, Passes(whole), (done, times * of), setting.once(ends=2))
 
 
 def _torchcam(setting: Setting) -> Item:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from benchmarks import approximations
 from benchmarks.items import OURS, RIVAL, Item
 from benchmarks.measure import Timing
 
@@ -18,7 +19,8 @@ HOW = """`literal` does what the published code is described to do: batches of o
 contiguous batches of 32 for occlusion, parameters that collect gradients where any are asked for, the partner encoded
 at every step. Both sides explain the same pair at 224 pixels with the same random weights, in turn, in one process;
 seconds are medians of {repeats} after a first round that warms up (and folds the network, once for all pairs). Long
-items are timed on a slice, given in the last column, times counted passes, chunks that are filled up counting whole.
+items are timed on a slice, given in the last column, times counted passes, chunks that are filled up counting whole;
+what a slice does just once (both views and the ends of curves, one at a time) is timed by itself and counted once.
 Memory is what the first round added to the loaded model. Of peak: floating-point operations of our passes over those
 of the matrix product, measured in the same run. Curves of random weights hardly bend, so that approximate ones end
 after few points; those of trained networks take far more (docs/speed.md), and such ratios are not to be expected."""
@@ -152,6 +154,8 @@ def page(found: dict[str, Any]) -> str:
             f"| {each['memory_slope']:.2f} | {each['memory'][-1] / 2**20:.0f} |"
             for each in found["slopes"]
         ]
+    if found.get("approximations"):
+        lines += ["", "## Approximate modes", "", approximations.summary(found["approximations"])]
     if found.get("precisions"):
         lines += ["", "## Precision", "", "Largest change of each metric over the pairs, against fp32 uncompiled.", ""]
         names = list(found["precisions"][0]["moved"])

@@ -76,6 +76,21 @@ def test_tables_in_the_documentation_are_up_to_date(page):
     assert info.documented(text) == text
 
 
+def test_every_explainer_has_a_section_and_a_picture_where_a_demo_network_can_be_explained(config):
+    page = (DOCS / "explainers.md").read_text()
+    for row in info.explainers(config).rows:
+        assert f"\n### `{row[0]}`\n" in page, row[0]
+        picture = f"images/explainers/{row[0]}.jpg"
+        if "vision transformer" not in row[3]:
+            assert f"]({picture})" in page, row[0]
+            assert (DOCS / picture).exists(), row[0]
+
+
+def test_every_metric_has_a_section():
+    headings = re.findall(r"^## .*: (.+)$", (DOCS / "metrics.md").read_text(), re.MULTILINE)
+    assert {name.lower() for heading in headings for name in heading.split(", ")} == set(ALL_METRICS)
+
+
 def test_the_documentation_has_every_table():
     begun = {name for page in DOCS.glob("*.md") for name in re.findall(r"<!-- begin table: (\w+)", page.read_text())}
     assert begun == set(info.TABLES)

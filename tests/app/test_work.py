@@ -15,7 +15,7 @@ from twinsight.app.photos import check_photo, demo_photos, names_of
 from twinsight.app.settings import Settings, explainer_names, explainer_options
 from twinsight.app.work import Cancelled, Explained, LeftOut, Workshop, default_models
 from twinsight.errors import UserError
-from twinsight.explainers import Explainer, GradCAM
+from twinsight.explainers import ConditionalOcclusion, Explainer, GradCAM
 from twinsight.study.records import read, unpacked_array
 
 NINE = ("si", "sd", "ci", "cd", "sad", "sic", "cad", "cic", "ms")
@@ -39,8 +39,9 @@ def run(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[s
         subprocess.run(["sh", "-c", line], check=True, cwd=tmp_path)
     words = shlex.split(last)
     assert words[:2] == ["python", "run.py"]
-    small = ["logger=none", "pictures.limit=0", "trainer=cpu", f"paths.output_root={tmp_path}/outputs"]
+    small = ["pictures.limit=0", "trainer=cpu", f"paths.output_root={tmp_path}/outputs"]
     assert run_words([word.replace("FOLDER", ".") for word in words[2:]] + small) == 0
+    assert not (tmp_path / "outputs" / "wandb").exists()  # it needs no account and sends nothing
     return {folder.name.split("-")[2]: folder for folder in (tmp_path / "outputs" / "cells").iterdir()}
 
 
@@ -141,6 +142,25 @@ def test_an_explainer_that_does_not_say_what_it_costs_is_explained_all_the_same(
     np.testing.assert_array_equal(explained(workshop, settings, moose)["gradcam"].maps[0], expected)
 
 
+def test_the_bar_is_not_full_while_an_explainer_that_does_not_say_what_it_costs_is_at_work(
+    workshop, moose, monkeypatch
+):
+    monkeypatch.setattr(ConditionalOcclusion, "cost", Explainer.cost)
+    shares: dict[str, list[float]] = {}
+    few = {"conditional_occlusion": {"stride": 4}, "smoothgrad": {"samples": 8}}
+    settings = Settings(explainers=("gradcam", "conditional_occlusion", "smoothgrad"), options=few)
+    told = workshop.explain(
+        settings, [moose], False, threading.Event(), lambda done, doing: shares.setdefault(doing, []).append(done)
+    )
+    assert [one.name for one in told] == list(settings.explainers)
+    in_order = [share for each in shares.values() for share in each]
+    assert in_order == sorted(in_order)
+    cheap, silent, last = shares.values()
+    assert len(silent) > 3
+    assert cheap[0] == 0.0
+    assert 0 < silent[0] < silent[-1] < last[0] < 1.0
+
+
 def png(path: Path, width: int, height: int) -> Path:
     """A file of some bytes that says it is that large."""
     Image.new("1", (1, 1)).save(path)
@@ -168,6 +188,13 @@ def test_files_beyond_the_limits_are_refused_undecoded(tmp_path):
         with pytest.raises(UserError, match=message):
             check_photo(path)
     check_photo(png(tmp_path / "enough.png", 10_000, 5_000))
+
+
+def test_a_choice_that_cannot_be_made_is_named(workshop, moose):
+    with pytest.raises(UserError, match="an explainer was chosen twice"):
+        Settings(explainers=("gradcam", "gradcam"))
+    with pytest.raises(UserError, match="unknown model 'nosuch': choose one of "):
+        explained(workshop, Settings("nosuch"), moose)
 
 
 def test_a_photo_that_breaks_off_is_named(workshop, moose):

@@ -413,10 +413,29 @@ def test_the_plan_file_is_plain_json_lines(study):
 
 
 def test_an_unknown_study_names_those_there_are(study):
-    with pytest.raises(UserError, match="did you mean 'toy'"):
+    with pytest.raises(UserError, match=r"unknown study below .* 'toi': did you mean 'toy'"):
         Study.open(study.root, "toi")
     with pytest.raises(UserError, match="no study has been planned below"):
         Study.open(study.root / "nowhere", "toy")
+
+
+def test_who_plans_a_study_already_is_said(study):
+    with (
+        study.planning(),
+        pytest.raises(UserError, match=r"study toy is being planned by .*: wait a moment"),
+        Study(study.root, study.name).planning(),
+    ):
+        pass
+
+
+def test_a_condition_without_a_value_is_refused(study):
+    with pytest.raises(UserError, match="`--where gradcam` must be AXIS=VALUE"):
+        tabulate_study(study, where=["gradcam"])
+
+
+def test_a_set_of_which_nothing_fits_says_why(photos):
+    with pytest.raises(UserError, match="no member of the set fits: attention_rollout: "):
+        Planner().plan(composed(f"data.root={photos}", "explainers=[attention_rollout,gradient_attention]"))
 
 
 def test_models_are_built_for_every_seed_until_two_seeds_agree_on_the_weights(photos):

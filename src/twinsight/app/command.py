@@ -12,7 +12,7 @@ def main(words: Sequence[str]) -> int:
     """Run ``twinsight app WORDS`` until it is interrupted; the exit code.
 
     Raises:
-        UserError: Gradio is not installed, a model cannot be built, or the port is taken.
+        UserError: Gradio is not installed, a model cannot be built, or the port is taken or none.
     """
     parser = argparse.ArgumentParser(
         prog="twinsight app", description="Explain photos in a browser. Nothing leaves this machine."
@@ -28,6 +28,8 @@ def main(words: Sequence[str]) -> int:
         help="a further model to offer, with its words: --model 'pretrained model.checkpoint=FILE'; repeatable",
     )
     asked = parser.parse_args(words)
+    if not 0 <= asked.port <= 65535:
+        raise UserError(f"`--port` must be a number from 0 to 65535, got {asked.port}")
     with TemporaryDirectory(prefix="twinsight-app-") as uploads:
         # Read when Gradio is imported: it tells its makers nothing, and keeps files where we remove them.
         os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": uploads, "HF_HUB_DISABLE_TELEMETRY": "1"}

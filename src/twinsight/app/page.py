@@ -1,5 +1,8 @@
 """The page: what is chosen on the left, what was found on the right, and the same for programs."""
 
+import errno
+import os
+import socket
 import threading
 from collections.abc import AsyncIterator
 from html import escape
@@ -17,7 +20,7 @@ from twinsight.app.results import data_address, results_html
 from twinsight.app.settings import VIEWS, Option, Settings, explainer_names, explainer_options
 from twinsight.app.steps import Progress, steps
 from twinsight.app.upload import photo_input, refuse
-from twinsight.app.work import Explained, LeftOut, Workshop
+from twinsight.app.work import Cancelled, Explained, LeftOut, Workshop
 from twinsight.errors import UserError
 from twinsight.protocol import PROTOCOLS
 
@@ -36,19 +39,35 @@ def serve(workshop: Workshop, host: str, port: int) -> int:
     """Serve the page until it is interrupted.
 
     Raises:
-        UserError: the port is taken.
+        UserError: the port is taken, or the address is not this machine's.
     """
+    _try_to_listen(host, port)
     page = build(workshop)
     try:
         _, address, _ = launch(page, host, port)
-    except OSError as error:
-        raise UserError(f"cannot listen at {host}:{port}: {error}: choose another with --port") from None
+    except OSError:  # taken in the meantime; Gradio's message advises what is not ours
+        raise UserError(f"cannot listen at {host}:{port}: it is taken: choose another with --port") from None
     print(f"twinsight app: {address} (Ctrl-C ends it)", flush=True)
     try:
         threading.Event().wait()
     finally:
         page.close(verbose=False)
     return 0
+
+
+def _try_to_listen(host: str, port: int) -> None:
+    """Ask the system before Gradio, which tells a taken port from a wrong address by nothing."""
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind) as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+    except socket.gaierror as error:
+        raise UserError(f"cannot listen at {host}:{port}: {error.strerror}: choose another with --host") from None
+    except OSError as error:
+        option = "--host" if error.errno == errno.EADDRNOTAVAIL else "--port"
+        reason = os.strerror(error.errno or 0).lower()
+        raise UserError(f"cannot listen at {host}:{port}: {reason}: choose another with {option}") from None
 
 
 def launch(page: gr.Blocks, host: str = "127.0.0.1", port: int = 0) -> tuple[Any, str, str]:
@@ -168,8 +187,11 @@ def _field(explainer: str, option: Option) -> Any:
 
 
 def _wire(workshop: Workshop, form: _Form, page: gr.Blocks, outputs: list[Any]) -> None:
-    status, link = outputs[0], outputs[-1]
+    link = outputs[-1]
     private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+    # By session. The run itself says that it was cancelled: said by the button's own event, as Gradio's `cancels` has
+    # it, a bar that was still on its way would take the word's place.
+    wanted_no_more: dict[str | None, threading.Event] = {}
 
     async def run(scored: bool, request: gr.Request, *values: Any) -> AsyncIterator[Any]:
         try:
@@ -178,19 +200,28 @@ def _wire(workshop: Workshop, form: _Form, page: gr.Blocks, outputs: list[Any]) 
             refuse(error)
         address = f"{request.headers.get('origin', '')}/?{settings.query(photos)}"
         told = [settings.command(photos, scored, workshop.models), address]
-        yield [_bar(Progress(0.0, "Waiting for its turn")), gr.skip(), *told, gr.update(interactive=True)]
         found: list[Explained | LeftOut] = []
+        last_word = ""
+        stop = wanted_no_more[request.session_hash] = threading.Event()
         try:
-            async for step in steps(workshop, settings, photos, scored):
+            yield [_bar(Progress(0.0, "Waiting for its turn")), gr.skip(), *told, gr.update(interactive=True)]
+            async for step in steps(workshop, settings, photos, scored, stop):
                 if isinstance(step, Progress):
                     yield [_bar(step), *[gr.skip()] * 4]
                     continue
                 found.append(step)
                 yield [gr.skip(), results_html(found), *[gr.skip()] * 3]
         except UserError as error:
-            yield [_alert(str(error)), *[gr.skip()] * 3, gr.update(interactive=False)]
-            return
-        yield ["", *[gr.skip()] * 3, gr.update(interactive=False)]
+            last_word = _alert(str(error))
+        except Cancelled:
+            last_word = _alert("Cancelled.")
+        finally:
+            del wanted_no_more[request.session_hash]
+        yield [last_word, *[gr.skip()] * 3, gr.update(interactive=False)]
+
+    def cancel(request: gr.Request) -> None:
+        if request.session_hash in wanted_no_more:
+            wanted_no_more[request.session_hash].set()
 
     async def explain_only(request: gr.Request, *values: Any) -> AsyncIterator[Any]:
         async for update in run(False, request, *values):
@@ -200,21 +231,12 @@ def _wire(workshop: Workshop, form: _Form, page: gr.Blocks, outputs: list[Any]) 
         async for update in run(True, request, *values):
             yield update
 
-    runs: list[Any] = []
     for button, work in ((form.explain, explain_only), (form.score, explain_and_score)):
         run_ = button.click(
             work, form.inputs, [*outputs, form.cancel], concurrency_id="explaining", concurrency_limit=1, **private
         )
-        runs.append(run_)
         run_.then(None, link, None, js="(link) => { history.replaceState(null, '', new URL(link).search) }", **private)
-    form.cancel.click(
-        lambda: (_alert("Cancelled."), gr.update(interactive=False)),
-        None,
-        [status, form.cancel],
-        cancels=runs,
-        queue=False,
-        **private,
-    )
+    form.cancel.click(cancel, None, None, queue=False, **private)
     form.kind.change(
         lambda kind: (gr.update(label="First photo" if kind == TWO else "Photo"), gr.update(visible=kind == TWO)),
         form.kind,

@@ -149,6 +149,8 @@ class Settings:
     def command(self, photos: Sequence[Path], scored: bool, models: Mapping[str, str]) -> str:
         """What computes the same from a terminal, in the folder of ``run.py``.
 
+        Like the app it sends nothing anywhere: without ``logger=none``, who is logged in to W&B would upload the photo.
+
         Args:
             photos: the files, of which names alone are told.
             scored: with the nine metrics.
@@ -165,7 +167,7 @@ class Settings:
         else:
             lines.append(f"# FOLDER holds {names_of(photos)[0]}; the seed of the views is made of that name")
             data = ["data=image_folder", "data.root=FOLDER"]
-        words = self.words(data, scored)
+        words = [*self.words(data, scored), "logger=none"]
         words[words.index(f"model={self.model}")] = _without_folders(models[self.model])
         return "\n".join([*lines, shlex.join(["python", "run.py", *shlex.split(" ".join(map(_quoted, words)))])])
 

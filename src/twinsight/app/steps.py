@@ -27,21 +27,29 @@ Step = Progress | Explained | LeftOut
 
 
 async def steps(
-    workshop: Workshop, settings: Settings, photos: Sequence[Path], scored: bool, every: float = 0.25
+    workshop: Workshop,
+    settings: Settings,
+    photos: Sequence[Path],
+    scored: bool,
+    stop: threading.Event | None = None,
+    every: float = 0.25,
 ) -> AsyncIterator[Step]:
     """What :meth:`Workshop.explain` finds, with its progress between.
 
-    When the iterator is closed or its task cancelled, as when a user leaves, the thread stops before its next pass.
+    When ``stop`` is set, the iterator closed or its task cancelled, as when a user leaves, the thread stops before its
+    next pass.
 
     Args:
+        stop: set by whoever wants no more; None where closing the iterator is all.
         every: seconds between two words of progress.
 
     Raises:
+        Cancelled: ``stop`` was set.
         UserError: files, names or options that do not fit; or something went wrong that the log has more of.
     """
     loop = asyncio.get_running_loop()
     found: asyncio.Queue[Step | Exception | None] = asyncio.Queue()
-    stop = threading.Event()
+    stop = stop or threading.Event()
     last = [0.0]
 
     def put(step: Step | Exception | None) -> None:
@@ -58,8 +66,9 @@ async def steps(
             for one in workshop.explain(settings, photos, scored, stop, tell):
                 put(one)
             put(None)
-        except Cancelled:
+        except Cancelled as cancelled:
             log.info("cancelled")
+            put(cancelled)
         except Exception as error:
             put(error)
 
@@ -67,7 +76,7 @@ async def steps(
     try:
         while (step := await found.get()) is not None:
             if isinstance(step, Exception):
-                raise _said(step)
+                raise step if isinstance(step, Cancelled) else _said(step)
             yield step
     finally:
         stop.set()

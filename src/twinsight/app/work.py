@@ -32,6 +32,9 @@ from twinsight.study.planner import Models, Planner
 SIDE = 384
 """Longest side of a drawn view in pixels."""
 
+_GUESS = 500
+"""Images per explainer, where none of a set says what it costs."""
+
 Tell = Callable[[float, str], None]
 
 
@@ -123,12 +126,12 @@ class Workshop:
             batch = batch.to(self.device)
             view1, view2 = views_as_drawn(pairs, 0, SIDE)
             size = (planned.views.size, planned.views.size)
-            watch = _Watch(self, stop, tell, sum(_passes(cell, size) for cell in planned.cells))
+            watch = _Watch(self, stop, tell, [_passes(cell, size) for cell in planned.cells])
             bank = PairBank(
                 planned.model, config.engine.chunk_size, execution=execution_of(config), before_pass=watch.before_pass
             )
             for cell in planned.cells:
-                watch.doing = cell.explainer.label
+                watch.begin(cell.explainer.label)
                 yield _explained(cell, batch, bank, size, (view1, view2))
             yield from (LeftOut(name, why) for name, why in planned.left_out.items())
 
@@ -158,26 +161,41 @@ class Workshop:
 
 
 class _Watch:
-    """Counts passes, tells how far the work is, and ends it when nobody wants it any more."""
+    """Counts passes, tells how far the work is, and ends it when nobody wants it any more.
 
-    def __init__(self, workshop: Workshop, stop: threading.Event, tell: Tell, total: int) -> None:
-        self.doing = ""
-        self._workshop, self._stop, self._tell, self._total = workshop, stop, tell, max(1, total)
-        self._done = 0
+    Args:
+        costs: images that each cell sends through the network; None where its explainer does not say.
+    """
+
+    def __init__(self, workshop: Workshop, stop: threading.Event, tell: Tell, costs: Sequence[int | None]) -> None:
+        self._workshop, self._stop, self._tell, self._costs = workshop, stop, tell, costs
+        known = [max(1, cost) for cost in costs if cost is not None]
+        self._guess = sum(known) / len(known) if known else _GUESS
+        self._weights = [self._guess if cost is None else max(1, cost) for cost in costs]
+        self._doing, self._cell, self._done = "", -1, 0
+
+    def begin(self, doing: str) -> None:
+        """The next cell; those before it are done, whatever they were said to cost."""
+        self._doing, self._cell, self._done = doing, self._cell + 1, 0
 
     def before_pass(self, images: int) -> None:
         if self._stop.is_set():
             raise Cancelled
-        self._tell(min(1.0, self._done / self._total), self.doing)
+        weight = self._weights[self._cell]
+        if self._costs[self._cell] is None:
+            part = self._done / (self._done + self._guess)  # ever slower, and never whole before the work is
+        else:
+            part = min(1.0, self._done / weight)
+        self._tell((sum(self._weights[: self._cell]) + part * weight) / sum(self._weights), self._doing)
         self._done += images
         self._workshop.passes += images
 
 
-def _passes(cell: Cell, size: tuple[int, int]) -> int:
+def _passes(cell: Cell, size: tuple[int, int]) -> int | None:
     try:
         cost = cell.explainer.cost(size)
-    except NotImplementedError:  # explainers need not say; the bar is then full before the work is done
-        return 0
+    except NotImplementedError:  # explainers need not say
+        return None
     further = forwards_per_pair(cell.metrics.values(), size, cell.explainer.maps, cost.forwards + cost.backwards)
     return cost.forwards + cost.backwards + further
 

@@ -1,0 +1,79 @@
+"""What the approximate modes leave out and how far they are off: the demo network on pairs of the demo photos."""
+
+from statistics import mean
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.items import TOLERANCE
+from twinsight.data import DemoPhotos, PairDataModule, SimCLRViews
+from twinsight.engine import PairBank
+from twinsight.explainers import EXPLAINERS, ConditionalOcclusion, ContextAgnosticOcclusion
+from twinsight.metrics.functional import insertion_deletion
+from twinsight.metrics.functional.correlation import spearman
+from twinsight.models import TwoViewModel, load_model
+
+SIDE, WINDOW, STRIDE, COARSE = 64, 18, 2, 2
+MAPS = ("gradcam", "interaction_cam", "random", "input_x_gradient", "smoothgrad", "conditional_occlusion")
+CURVES = ("si", "sd", "ci1", "ci2", "cd1", "cd2")
+
+
+def approximations(pairs: int) -> dict[str, Any]:
+    """Adaptive curves of six kinds of maps under both protocols, and adaptive occlusion, against all of it."""
+    model = load_model("demo_simclr")
+    module = PairDataModule(DemoPhotos(limit=pairs), SimCLRViews(SIDE), model.normalization, batch_size=pairs)
+    batch = next(iter(module.predict_dataloader()))
+    curves, maps = [], []
+    for index in range(pairs):
+        views = batch.view1[index : index + 1], batch.view2[index : index + 1]
+        for name in MAPS:
+            explained = EXPLAINERS[name](model)(*views, seeds=torch.tensor([index])).resized((SIDE, SIDE))
+            for protocol in ("paper", "sound"):
+                whole, some = (
+                    insertion_deletion(model, *views, *explained, protocol=protocol, tolerance=tolerance)
+                    for tolerance in (None, TOLERANCE)
+                )
+                curves.append(
+                    {
+                        "maps": name,
+                        "protocol": protocol,
+                        "points": float(some.points_computed),
+                        "error": max(float((getattr(some, each) - getattr(whole, each)).abs()) for each in CURVES),
+                        "bound": float(some.error_bound),
+                    }
+                )
+        for kind in (ConditionalOcclusion, ContextAgnosticOcclusion):
+            maps += _occluded(kind, model, *views)
+    return {"tolerance": TOLERANCE, "pairs": pairs, "coarse": COARSE, "curves": curves, "occlusion": maps}
+
+
+def summary(found: dict[str, Any]) -> str:
+    """In words."""
+    points, errors, bounds = ([each[key] for each in found["curves"]] for key in ("points", "error", "bound"))
+    windows, alike = ([each[key] for each in found["occlusion"]] for key in ("windows", "correlation"))
+    beyond = sum(error > bound for error, bound in zip(errors, bounds, strict=True))
+    return (
+        f"The demo network at {SIDE} pixels on {found['pairs']} pairs. Curves at a tolerance of {found['tolerance']}, "
+        f"{len(points)} cases: {mean(points):.0%} of the points on average, areas off by {mean(errors):.4f} on average "
+        f"and {max(errors):.4f} at most, by more than the bound in {beyond}. Occlusion with `coarse={found['coarse']}`, "
+        f"{len(windows)} maps: {1 - mean(windows):.0%} of the windows saved; rank correlation with the whole map "
+        f"{mean(alike):.3f} on average, {min(alike):.3f} at least."
+    )
+
+
+def _occluded(
+    kind: type[ConditionalOcclusion], model: TwoViewModel, view1: Tensor, view2: Tensor
+) -> list[dict[str, Any]]:
+    whole, some = (
+        kind(model, window=WINDOW, stride=STRIDE, coarse=coarse)(view1, view2, bank=PairBank(model))
+        for coarse in (None, COARSE)
+    )
+    return [
+        {
+            "maps": kind.name,
+            "windows": float(some.details[f"windows_computed{view}"]),
+            "correlation": spearman(getattr(some, f"map{view}"), getattr(whole, f"map{view}")),
+        }
+        for view in (1, 2)
+    ]
