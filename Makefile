@@ -5,7 +5,7 @@ VENV ?= .venv
 CONSTRAINTS ?= constraints.txt
 PIP = $(VENV)/bin/python -m pip install --disable-pip-version-check --quiet $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS))
 
-.PHONY: demo test test-all test-browser test-slurm test-ray lint format bench docs tables clean
+.PHONY: demo test test-all test-faults test-browser test-slurm test-ray lint format bench docs tables clean
 
 demo: $(VENV)/.installed
 	$(VENV)/bin/python run.py
@@ -16,6 +16,10 @@ test: $(VENV)/.installed-dev
 
 test-all: $(VENV)/.installed-dev
 	$(VENV)/bin/python -m pytest -m "not gpu and not slurm and not ray and not browser"
+
+# Every fault that is done to a run; what came of it is written into the page.
+test-faults: $(VENV)/.installed-dev
+	OMP_NUM_THREADS=1 $(VENV)/bin/python tests/fault_suite.py docs/reliability.md --numprocesses auto --maxprocesses 8 --dist worksteal
 
 # The report, the app and the documentation in Chromium, which has to be there: on Debian `apt-get install chromium`.
 test-browser: $(VENV)/.installed-browser

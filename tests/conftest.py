@@ -10,6 +10,12 @@ import pytest
 import torch
 
 from toy_app import Served
+from toy_runs import explained, photos, plain, slow, tiny
+
+__all__ = ["explained", "photos", "plain", "slow", "tiny"]
+
+collect_ignore_glob = ["*/conftest.py"]
+"""Found as conftest.py all the same. As modules with doctests, all of one name, they get into each other's way."""
 
 
 @pytest.fixture(scope="session", autouse=True)

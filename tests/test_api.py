@@ -149,3 +149,18 @@ def test_options_that_do_not_fit_are_said(pixels):
         twinsight.explain(tiny_model(0), *pixels, "gradcam", window=3)
     with pytest.raises(UserError, match="unknown metric 'insertion'"):
         twinsight.evaluate(tiny_model(0), *pixels, metrics=["insertion"])
+
+
+def test_what_cannot_be_scored_is_said(pixels, tmp_path):
+    np.savez(tmp_path / "maps.npz", first=np.zeros((1, 4, 4)))
+    for given, message in [
+        ({"maps": tmp_path / "maps.npz"}, r"needs map1 \(and map2, where there is one\), it has first$"),
+        (
+            {"explainer": "feature_visualization", "octaves": 1, "iterations": 1},
+            "metrics score maps, and feature_visualization makes images",
+        ),
+    ]:
+        with pytest.raises(UserError, match=message):
+            twinsight.evaluate(tiny_model(0), *pixels, **given)
+    with pytest.raises(UserError, match="no pictures were given"):
+        twinsight.explain(tiny_model(0), [], [])

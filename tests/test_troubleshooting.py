@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from twinsight import __main__ as command_line
+from twinsight.explainers import EXPLAINERS
+from twinsight.metrics import ALL_METRICS
 
 ROOT = Path(__file__).parents[1]
 HEADINGS = re.findall(r"^## `(.+)`$", (ROOT / "docs" / "troubleshooting.md").read_text(), re.MULTILINE)
@@ -32,7 +34,7 @@ def said() -> str:
                 texts.append("".join(parts))
             elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings:
                 texts.append(re.sub(r"%\w|\{\w+\}", "\0", node.value))
-    return "\n".join(texts)
+    return "\n".join(texts).replace("`", "")
 
 
 def test_there_are_headings():
@@ -42,7 +44,7 @@ def test_there_are_headings():
 
 @pytest.mark.parametrize("heading", HEADINGS)
 def test_the_fixed_parts_of_a_heading_stand_in_the_source(heading, said):
-    parts = [part.strip(" '\"`.:?,()[];") for part in heading.split("...")]
+    parts = [part.strip(" '\"`.:?,()[];") for part in re.split(r"\.\.\.|(?<=left out): ", heading)]
     parts = [part for part in parts if part]
     assert parts
     assert [part for part in parts if part not in said] == []
@@ -77,6 +79,15 @@ def test_what_goes_wrong_is_said_under_a_heading(words, monkeypatch, tmp_path, c
     (line,) = capsys.readouterr().err.splitlines()
     patterns = [".*".join(map(re.escape, heading.split("..."))) for heading in HEADINGS]
     assert any(re.fullmatch(f"error: {pattern}", line.replace("`", "")) for pattern in map(_bare, patterns)), line
+
+
+def test_every_reason_that_leaves_a_metric_out_has_a_heading():
+    classes = [each for each in EXPLAINERS.values() if each.__module__.startswith("twinsight.")]
+    reasons = {metric.why_not(explainer) for metric in ALL_METRICS.values() for explainer in classes} - {None}
+    assert len(reasons) >= 4
+    patterns = [".*".join(map(re.escape, heading.split("..."))) for heading in HEADINGS]
+    for reason in reasons:
+        assert any(re.fullmatch(pattern, f"GradCAM: SI left out: {reason}") for pattern in patterns), reason
 
 
 def _bare(pattern: str) -> str:

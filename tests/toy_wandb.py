@@ -1,10 +1,27 @@
-"""Reads back what Weights & Biases keeps of runs on disk."""
+"""A place where nobody is logged in to Weights & Biases, and what it keeps there of runs on disk."""
 
 import json
+import os
 import struct
 
 import pyarrow.parquet as pq
+import pytest
+import wandb
 from wandb.proto import wandb_internal_pb2
+
+KEY = "0" * 40
+WANDB = ("logger=wandb", "pictures.limit=1", "data.limit=2", "logger.wandb.tags=[mine]")
+
+
+@pytest.fixture(autouse=True)
+def stranger(tmp_path, monkeypatch):
+    """Nobody is logged in; W&B's service starts anew, since it remembers what it was started with."""
+    wandb.teardown()
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    yield
+    wandb.teardown()
 
 
 def run_folder(root, cell):

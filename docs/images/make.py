@@ -1,6 +1,7 @@
 """The pictures of the documentation.
 
-``python docs/images/make.py explainers`` draws one pair as every explainer sees it, into ``explainers/``.
+``python docs/images/make.py explainers`` draws one pair as every explainer sees it, into ``explainers/``; with names after it,
+those alone.
 
 ``python docs/images/make.py app`` serves the app and explains a demo photo in it, into ``app.jpg``.
 
@@ -43,8 +44,8 @@ CONTROLLED = "conditional_occlusion"
 WIDTH, GAP, CAPTION = 720, 16, 34
 
 
-def draw_explainers() -> None:
-    """The pair of ``python run.py``, its views as the photo has them, and a picture for each explainer."""
+def draw_explainers(names: list[str]) -> None:
+    """The pair of ``python run.py``, its views as the photo has them, and a picture for each explainer, or those named."""
     model, photos = load_model("demo_simclr"), DemoPhotos()
     pairs = PairDataset(photos, SimCLRViews(model.input_size), model.normalization)
     index = photos.ids.index(EXPLAINED)
@@ -53,10 +54,10 @@ def draw_explainers() -> None:
     folder, bank = HERE / "explainers", PairBank(model)
     folder.mkdir(exist_ok=True)
     _save(_images([{"View 1": views[0], "View 2": views[1]}]), folder / "pair.jpg")
-    for name, kind in sorted(EXPLAINERS.items()):
+    for name in names or sorted(EXPLAINERS):
         controlled = {"of": CONTROLLED} if name in ("inverted", "matched_random", "partner_swapped") else {}
         try:
-            explainer = kind(model, **controlled)
+            explainer = EXPLAINERS[name](model, **controlled)
         except NotApplicable as reason:
             print(f"{name}: no picture, {reason}")
             continue
@@ -117,6 +118,7 @@ def draw_app() -> None:
         page.click("#explain")
         page.wait_for_function("document.querySelectorAll('.card img.heatmap').length === 4")
         page.wait_for_selector("#cancel[disabled]")
+        page.evaluate("scrollTo(0, 0)")
         _save_screen(page, HERE / "app.jpg")
     app.close(verbose=False)
 
@@ -181,5 +183,9 @@ def _as_jpeg(source: Path, path: Path, width: int = 1280) -> None:
 
 if __name__ == "__main__":
     wanted = sys.argv[1] if len(sys.argv) > 1 else "outputs"
-    draw = {"explainers": draw_explainers, "app": draw_app}.get(wanted)
-    draw() if draw else main(Path(wanted))
+    if wanted == "explainers":
+        draw_explainers(sys.argv[2:])
+    elif wanted == "app":
+        draw_app()
+    else:
+        main(Path(wanted))

@@ -1,6 +1,7 @@
 """Explain a pair, and score the explanation, in one call: :func:`explain` and :func:`evaluate`."""
 
 import dataclasses
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -15,6 +16,7 @@ from twinsight.data import Picture, as_pixels
 from twinsight.engine import PairBank
 from twinsight.errors import UserError, unknown
 from twinsight.explainers import EXPLAINERS, Explainer, PairExplanation
+from twinsight.files import NO_ARRAYS, refuse_bomb
 from twinsight.metrics import functional
 from twinsight.models import TwoViewModel, available_models, evaluating, load_model
 from twinsight.study.cell import asked_of_the_pair
@@ -167,6 +169,10 @@ def as_views(model: TwoViewModel, pictures: Views) -> Tensor:
     return torch.stack(views)
 
 
+_MAP_BYTES = 1 << 28
+"""What a file of maps may hold for each pair."""
+
+
 def given_maps(maps: Maps, model: TwoViewModel, view1: Tensor, view2: Tensor, bank: PairBank) -> PairExplanation:
     """Maps from anywhere as an explanation of these views.
 
@@ -178,9 +184,9 @@ def given_maps(maps: Maps, model: TwoViewModel, view1: Tensor, view2: Tensor, ba
     if isinstance(maps, str | Path):
         path = Path(maps).expanduser()
         try:
-            with np.load(path, allow_pickle=False) as file:
-                found = dict(file)
-        except (OSError, ValueError) as error:
+            refuse_bomb(path, _MAP_BYTES * len(view1))
+            found = _arrays_of(path)
+        except NO_ARRAYS as error:
             raise UserError(f"`maps={path}` cannot be read: {error}") from None
         if "map1" not in found:
             raise UserError(f"`maps={path}` needs map1 (and map2, where there is one), it has {', '.join(found)}")
@@ -191,6 +197,18 @@ def given_maps(maps: Maps, model: TwoViewModel, view1: Tensor, view2: Tensor, ba
         pairs = [(bank.embedding(a, 1), bank.embedding(b, 2)) for a, b in zip(view1, view2, strict=True)]
         score = torch.stack([model.similarity(z1[None], z2[None])[0] for z1, z2 in pairs])
     return PairExplanation(map1, map2, score, views=(model.pixels(view1), model.pixels(view2)), title="Given maps")
+
+
+def _arrays_of(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of an ``.npz`` file, all of which must be what was written."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as file:
+            # Reading an array may stop before its checksum; and a shortened directory leaves arrays out in silence.
+            entries = int.from_bytes(path.read_bytes()[-12:-10], "little")
+            if file.testzip() is not None or (not file.comment and len(file.infolist()) != entries):
+                raise ValueError("the file is damaged")
+    with np.load(path, allow_pickle=False) as opened:
+        return dict(opened)
 
 
 def quantus_explain_func(
@@ -272,7 +290,10 @@ def _columns(name: str, result: Any) -> dict[str, Tensor]:
 
 
 def _map(name: str, given: Any, views: Tensor) -> Tensor:
-    found = torch.as_tensor(given, dtype=torch.float32, device=views.device)
+    try:
+        found = torch.as_tensor(given, dtype=torch.float32, device=views.device)
+    except (TypeError, ValueError) as error:  # texts, objects, bytes of a file that are no array
+        raise UserError(f"`{name}` must be ({len(views)}, h, w), a map for each pair: {error}") from None
     found = found.unsqueeze(0) if found.ndim == 2 else found
     found = found.squeeze(1) if found.ndim == 4 and found.shape[1] == 1 else found
     if found.ndim != 3 or len(found) != len(views):

@@ -62,7 +62,7 @@ def explain_error(error: BaseException) -> str | None:
     if isinstance(error, ValueError) and frame and frame.f_globals.get("__name__", "").startswith("hydra."):
         override = getattr(frame.f_locals.get("override"), "input_line", None)  # which Hydra does not name
         return f"{f'`{override}`: ' if override else ''}{_one_line(error)}: see `--help`"
-    return _disk(error)
+    return _worker(error) or _disk(error)
 
 
 def _instantiation(error: InstantiationException) -> str | None:
@@ -187,6 +187,17 @@ def _lightning(error: BaseException) -> str:
         )
     remedy = ". Lower trainer.devices, or choose trainer=cpu" if "machine only has" in text else ""
     return f"`trainer`: {text}{remedy}"
+
+
+def _worker(error: BaseException) -> str | None:
+    """PyTorch's words for a process of its data loader that has died."""
+    dead = isinstance(error, RuntimeError) and re.match(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\)", str(error))
+    if not dead:
+        return None
+    return (
+        f"a process that reads photos (pid {dead[1]}) was killed; memory may have run out. Run again to go on where "
+        "this ended, or read photos in the main process: loader.num_workers=0"
+    )
 
 
 def _disk(error: BaseException) -> str | None:

@@ -167,6 +167,29 @@ def validate(config: DictConfig) -> None:
         check_words(config, invocation.overrides.task)
 
 
+def refuse_dangerous(node: Any, key: str = "") -> Any:
+    """A node of plain containers as it is, but not one that somebody could have written to run something.
+
+    For files that are read back: a frozen configuration is not looked at by :func:`validate` again.
+
+    Raises:
+        UserError: a target that :func:`twinsight.signatures.locate` refuses, or a reference, which a frozen
+            configuration has none of.
+    """
+    if isinstance(node, Mapping):
+        for name, value in node.items():
+            full = f"{key}.{name}".lstrip(".")
+            if name == "_target_" or (name == "path" and node.get("_target_") in _LOCATORS):
+                locate(full, value)
+            refuse_dangerous(value, full)
+    elif isinstance(node, list):
+        for place, value in enumerate(node):
+            refuse_dangerous(value, f"{key}[{place}]")
+    elif isinstance(node, str) and "${" in node:
+        raise UserError(f"`{key}={node}` is a reference, and a frozen configuration has none: plan again, replan=true")
+    return node
+
+
 SLURM_LAUNCHER = "hydra_plugins.twinsight_slurm.SlurmLauncher"
 """Starts a process per device by itself, so that jobs may have several."""
 

@@ -3,6 +3,8 @@
 import json
 import os
 import uuid
+import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,3 +25,22 @@ def write_json(path: Path, content: Any) -> None:
     """Write JSON whole or not at all."""
     text = json.dumps(content, indent=2, allow_nan=False) + "\n"
     write_atomically(path, lambda partial: partial.write_text(text))
+
+
+NO_ARRAYS = (OSError, ValueError, EOFError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error)
+"""What NumPy answers to files that are none of its own, are damaged, or declare more than memory has."""
+
+
+def refuse_bomb(path: Path, limit: int) -> None:
+    """Go on only with a file that, where it is a zip archive, says that it unpacks to at most ``limit`` bytes.
+
+    Raises:
+        ValueError: it unpacks to more.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(member.file_size for member in archive.infolist())
+    except (zipfile.BadZipFile, NotImplementedError):  # for whoever reads it to say
+        return
+    if unpacked > limit:
+        raise ValueError(f"it unpacks to {unpacked:,} bytes, and at most {limit:,} are expected")

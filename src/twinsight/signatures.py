@@ -5,6 +5,7 @@ import functools
 import inspect
 import logging
 import os
+import sys
 import types
 import typing
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -17,6 +18,18 @@ import hydra.utils
 
 from twinsight.errors import UserError
 
+_STDLIB_ALLOWED = (
+    *("builtins.bool", "builtins.complex", "builtins.dict", "builtins.float", "builtins.int", "builtins.list"),
+    *("builtins.range", "builtins.set", "builtins.slice", "builtins.str", "builtins.tuple"),
+    *("collections.OrderedDict", "datetime.timedelta", "functools.partial", "pathlib.Path"),
+)
+_RUN_CODE = (
+    *("torch.load", "torch.serialization", "torch.hub", "torch.jit", "torch.package", "torch.utils.cpp_extension"),
+    *("numpy.load", "numpy.lib", "pandas.read_pickle", "pandas.io", "joblib", "cloudpickle", "dill", "yaml"),
+    *("pip", "setuptools", "IPython", "hydra.utils.call", "hydra.utils.instantiate", "hydra._internal", "omegaconf"),
+    "twinsight.requeued",
+)
+"""Beyond Python's own library, what is plainly made to run what a file or a text says; there is more."""
 _LISTS = (list, tuple, set, frozenset, Sequence, Collection, Iterable)
 
 
@@ -49,10 +62,16 @@ def locate(key: str, path: object) -> Callable[..., Any]:
     """The callable at the dotted ``path`` that the configuration gives as ``key``.
 
     Raises:
-        UserError: it cannot be imported or called.
+        UserError: it cannot be imported or called, or is plainly no part of an experiment: something of Python's own
+            library, ``os.system`` for one, or what runs the code in a file.
+
+    >>> locate("model", "os.system")
+    Traceback (most recent call last):
+    twinsight.errors.UserError: `model=os.system` could run anything: give a class or function of twinsight, or yours
     """
     if not isinstance(path, str):
         raise UserError(f"`{key}` must be the dotted path of a class or function, got {path!r}")
+    _refuse_dangerous(key, path, path)
     try:
         with _silent("hydra.utils"):  # which logs what it also raises
             found = hydra.utils.get_object(path)
@@ -60,7 +79,16 @@ def locate(key: str, path: object) -> Callable[..., Any]:
         raise UserError(f"`{key}={path}` cannot be imported: {_why(path, error)}") from error
     if not callable(found):
         raise UserError(f"`{key}={path}` is a {type(found).__name__}: give the dotted path of a class or function")
+    # Whatever name leads there: twinsight.exits.os.system. Objects, such as a partial in a module of the user's, pass.
+    if isinstance(found, type) or hasattr(found, "__qualname__"):
+        _refuse_dangerous(key, path, f"{found.__module__ or 'builtins'}.{found.__qualname__}")
     return found
+
+
+def _refuse_dangerous(key: str, path: str, name: str) -> None:
+    own_library = name.partition(".")[0] in sys.stdlib_module_names and name not in _STDLIB_ALLOWED
+    if own_library or any(f"{name}.".startswith(f"{each}.") for each in _RUN_CODE):
+        raise UserError(f"`{key}={path}` could run anything: give a class or function of twinsight, or yours")
 
 
 @functools.cache

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from twinsight.errors import UserError, unknown
+from twinsight.files import NO_ARRAYS
 
 Similarity = Callable[[Tensor, Tensor], Tensor]
 
@@ -186,7 +187,7 @@ def _embeddings(argument: str, given: Tensor | str | Path) -> Tensor:
         path = Path(given).expanduser()
         try:
             given = torch.from_numpy(np.load(path, allow_pickle=False))
-        except (OSError, ValueError, TypeError) as error:
+        except (*NO_ARRAYS, TypeError) as error:
             raise UserError(f"`{argument}={path}` is no .npy file of embeddings: {error}") from None
     if given.ndim != 2 or not given.is_floating_point() or not len(given):
         raise UserError(f"`{argument}` must be (K, d) embeddings, got {given.dtype} {tuple(given.shape)}")

@@ -111,6 +111,7 @@ def test_the_work_of_a_user_who_leaves_stops(served, photo):
         ),
         ({"explainers": ["gradcam"], "options": {"smoothgrad": {}}}, "which `explainers` has not"),
         ({"explainers": ["gradcam"], "options": {"gradcam": {"layer": "nowhere"}}}, "nowhere"),
+        ({"explainers": ["gradcam"], "options": ["layer"]}, r"`options` must be {explainer: {option: value}}"),
         ({"explainers": ["gradcam"], "seed": -1}, "`seed` must be"),
     ],
 )

@@ -190,6 +190,13 @@ def test_files_beyond_the_limits_are_refused_undecoded(tmp_path):
     check_photo(png(tmp_path / "enough.png", 10_000, 5_000))
 
 
+def test_a_choice_that_cannot_be_made_is_named(workshop, moose):
+    with pytest.raises(UserError, match="an explainer was chosen twice"):
+        Settings(explainers=("gradcam", "gradcam"))
+    with pytest.raises(UserError, match="unknown model 'nosuch': choose one of "):
+        explained(workshop, Settings("nosuch"), moose)
+
+
 def test_a_photo_that_breaks_off_is_named(workshop, moose):
     moose.write_bytes(moose.read_bytes()[:2000])
     with pytest.raises(UserError, match="the photo cannot be read"):

@@ -1,6 +1,11 @@
 """Pairs of two different photos: tables that list them, pictures from Python, other libraries' data sets."""
 
+import errno
 import json
+import os
+import subprocess
+import sys
+import tempfile
 import tracemalloc
 
 import numpy as np
@@ -9,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
+from pyarrow import csv
 
 from toy_cells import composed, only_cell, rows, write_photo
 from twinsight.data import (
@@ -21,6 +27,7 @@ from twinsight.data import (
     TorchvisionPhotos,
     as_photo,
     as_pixels,
+    tables,
 )
 from twinsight.errors import UserError
 from twinsight.study import explain
@@ -128,18 +135,115 @@ def test_a_pair_with_a_broken_photo_is_skipped_by_the_name_of_the_photo(folder):
     assert found == [([], [("0", reason)]), (["1"], []), ([], [("2", reason)])]
 
 
-def test_millions_of_pairs_need_no_python_object_each(tmp_path):
+def test_a_limit_of_pairs_with_names_keeps_those_rows_alone(folder):
+    text = "pair_id,image1,image2,label\n" + "".join(f"n{n},{n}.png,{n}b.png,l{n}\n" for n in range(10))
+    (folder / "ten.csv").write_text(text)
+    pairs = ImagePairs(folder / "ten.csv", limit=3)
+    assert list(pairs.ids) == ["n0", "n3", "n6"]
+    assert [(pairs.called(n, 1), pairs.called(n, 2), pairs.label(n)) for n in range(3)] == [
+        (f"{n}.png", f"{n}b.png", f"l{n}") for n in (0, 3, 6)
+    ]
+
+
+def many_pairs(path, count):
+    """A table of so many pairs with names, written in pieces; 100 bytes of text a row in the columns that are kept."""
+    formats = {".parquet": pq.ParquetWriter, ".csv": csv.CSVWriter}
+    schema = pa.schema([(name, pa.string()) for name in ("pair_id", "image1", "image2", "note")])
+    with path.open("w") if path.suffix == ".jsonl" else formats[path.suffix](path, schema) as file:
+        for start in range(0, count, 100_000):
+            names = [f"{n:020d}" for n in range(start, min(start + 100_000, count))]
+            columns = [
+                names,
+                [f"photos/{name}/first.png" for name in names],
+                [f"photos/{name}/2.png" for name in names],
+            ]
+            if path.suffix == ".jsonl":
+                for pair, first, second in zip(*columns, strict=True):
+                    file.write(f'{{"pair_id": "{pair}", "image1": "{first}", "image2": "{second}", "note": 7}}\n')
+            else:
+                file.write_table(pa.table([*columns, ["seven"] * len(names)], schema))
+    return path
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet", "jsonl"])
+def test_large_tables_are_read_piece_by_piece_and_kept_on_disk(tmp_path, monkeypatch, ending):
     count = 200_000
-    names = pa.DictionaryArray.from_arrays(
-        pa.array(np.arange(count) % 100, pa.int32()), [f"{n}.png" for n in range(100)]
-    )
-    pq.write_table(pa.table({"image1": names, "image2": names}), tmp_path / "many.parquet")
+    path = many_pairs(tmp_path / f"many.{ending}", count)
+    monkeypatch.setattr(tables, "_PIECE_BYTES", 1 << 18)
+    monkeypatch.setattr(tables, "_HELD_BYTES", 1 << 18)
+    as_text, arrow, before = tables._as_text, [0], pa.total_allocated_bytes()
+
+    def watched(column):
+        arrow.append(pa.total_allocated_bytes() - before)
+        return as_text(column)
+
+    monkeypatch.setattr(tables, "_as_text", watched)
     tracemalloc.start()
-    pairs = ImagePairs(tmp_path / "many.parquet")
-    held, _ = tracemalloc.get_traced_memory()
+    pairs = ImagePairs(path)
+    held, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert pairs.called(123_456, 2) == "56.png"
-    assert held < count  # bytes of Python; a list of numbers alone would hold eight for each
+    assert len(pairs) == count
+    assert (pairs.ids[123_456], pairs.called(123_456, 2)) == (f"{123_456:020d}", f"photos/{123_456:020d}/2.png")
+    # Of 20 MB of text, while it is read; pages of Parquet's are some twelve, however long the file:
+    assert max(arrow) < 16e6
+    assert peak < 6e6
+    # And afterwards; a list of numbers alone would hold eight bytes for each.
+    assert held + pa.total_allocated_bytes() - before < count
+
+
+def test_a_full_disk_for_a_large_table_is_said_with_the_way_out(folder, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(tables, "_HELD_BYTES", 10)
+    monkeypatch.setattr(tempfile.SpooledTemporaryFile, "rollover", full)
+    with pytest.raises(UserError, match=r"no room for a copy of the table in .* \(No space left .*TMPDIR"):
+        ImagePairs(folder / "pairs.csv")
+
+
+def test_columns_of_json_lines_are_read_alike_in_all_pieces(folder, monkeypatch):
+    monkeypatch.setattr(tables, "_PIECE_BYTES", 10)  # a line each
+    values = [None, 1, 2.5, 3]
+    lines = [{"image1": "2020-01-01", "image2": "b.png", "label": value, "other": n} for n, value in enumerate(values)]
+    del lines[0]["label"], lines[2]["other"]
+    (folder / "p.jsonl").write_text("\n\n".join(map(json.dumps, lines)) + "\n \n")
+    pairs = ImagePairs(folder / "p.jsonl")
+    assert [pairs.label(n) for n in range(4)] == [None, "1", "2.5", "3"]
+    assert pairs.called(0, 1) == "2020-01-01"  # which Arrow would take for a time
+    (folder / "p.jsonl").write_text("".join(f'{{"image1": {one}, "image2": "b"}}\n' for one in ('"a"', "1")))
+    with pytest.raises(UserError, match=r"cannot be read as a table: .*image1"):
+        ImagePairs(folder / "p.jsonl")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ending", ["csv", "parquet", "jsonl"])
+def test_ten_million_pairs_take_little_memory(tmp_path, ending):
+    path = many_pairs(tmp_path / f"many.{ending}", 10_000_000)  # 1 GB of text, and as much on disk while it is used
+    work = """
+import re, sys, threading
+from twinsight.data import ImagePairs, ShardSampler
+
+def own_memory():  # without pages of files, which the system takes back when it needs them
+    return int(re.search(r"^RssAnon:\\s+(\\d+) kB", open("/proc/self/status").read(), re.M)[1]) * 1024
+
+done, seen = threading.Event(), [own_memory()]
+def watch():
+    while not done.wait(0.02):
+        seen.append(own_memory())
+
+watcher = threading.Thread(target=watch)
+watcher.start()
+pairs = ImagePairs(sys.argv[1])
+order = iter(ShardSampler(len(pairs)))
+assert [next(order), pairs.ids[9_999_999]] == [0, f"{9_999_999:020d}"]
+few = ImagePairs(sys.argv[1], limit=10)
+assert list(few.ids) == [f"{n}000000".zfill(20) for n in range(10)]
+done.set()
+watcher.join()
+print(max(seen) - seen[0])
+"""
+    found = subprocess.run([sys.executable, "-c", work, path], check=True, capture_output=True, text=True).stdout
+    assert int(found) < 400e6  # eight bytes for each id, and pieces; the text alone is three times as much
 
 
 def test_pictures_from_python_are_photos_whatever_holds_them(tmp_path):
@@ -183,6 +287,10 @@ def test_torchvision_data_sets_go_by_name(tmp_path):
         TorchvisionPhotos("CIFAR100", root=tmp_path, split="test")
     with pytest.raises(UserError, match=r"`data.name=FakeData`: .*unexpected keyword argument 'split'"):
         TorchvisionPhotos("FakeData", split="val")
+    with pytest.raises(UserError, match=r"see `data\.root`, `data\.split` and `data\.options`$"):
+        TorchvisionPhotos("FakeData", options={"sizes": 3})
+    with pytest.raises(UserError, match=r"`data\.on_error` must be 'skip' or 'raise', got 'ignore'"):
+        TorchvisionPhotos("FakeData", on_error="ignore")
 
 
 def test_torchvision_pairs_of_faces_keep_their_label(tmp_path):

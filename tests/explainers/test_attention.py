@@ -167,6 +167,22 @@ def test_options_out_of_range_are_refused():
         TokenOcclusion(model, stride=0)
 
 
+def test_networks_whose_tokens_cannot_be_left_out_are_refused(monkeypatch):
+    with pytest.raises(NotApplicable, match="leaving tokens out needs a vision transformer, read by from_module"):
+        TokenOcclusion(tiny_model(0))
+    _, model = transformer()
+    whole = model.embed_tokens
+
+    def all_or_none(tokens):
+        if tokens.shape[1] != model.tokens(model.probe()).shape[1]:
+            raise RuntimeError("a table of positions")
+        return whole(tokens)
+
+    monkeypatch.setattr(model, "embed_tokens", all_or_none)
+    with pytest.raises(NotApplicable, match="this transformer takes all of its tokens or none: a table of positions"):
+        TokenOcclusion(model)
+
+
 def test_painting_over_and_leaving_out_ask_for_the_same_windows():
     _, model = transformer()
     left_out, painted = TokenOcclusion(model, window=2), ConditionalOcclusion(model, window=16, stride=8)

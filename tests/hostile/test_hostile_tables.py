@@ -34,7 +34,7 @@ REFUSED = {
     "Latin-1 in the head": ("p.csv", "image1,image2,größe\na,b,c\n".encode("latin-1"), "cannot be read as a table"),
     "a row too short": ("p.csv", HEAD + ROW + b"a.png\n", "cannot be read as a table"),
     "a row too long": ("p.csv", HEAD + ROW + b"a.png,b.png,c.png\n", "cannot be read as a table"),
-    "an empty cell": ("p.csv", HEAD + ROW + b",b.png\n", "row 1 has no `image1`"),
+    "an empty cell": ("p.csv", HEAD + ROW + b",b.png\n", "row 1 has no `image1`: give every pair two images"),
     "an id twice": ("p.csv", b"image1,image2,pair_id\na.png,b.png,x\nb.png,a.png,x\n", "'x' is there twice"),
     "no id": ("p.csv", b"image1,image2,pair_id\na.png,b.png,\n", "row 0 has no `pair_id`"),
     "a quote that never ends": ("p.csv", b'image1,"image2\na.png,b.png\n', "."),

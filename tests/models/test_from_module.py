@@ -224,6 +224,14 @@ def test_a_shared_encoder_that_is_called_twice_has_two_views():
     torch.testing.assert_close(explanation.score, (expected[0] * expected[1]).sum(dim=1).detach())
 
 
+def test_what_a_network_of_another_kind_lacks_is_said():
+    with pytest.raises(UserError, match="`both_views` needs `feature_layer`: name the layer of the encoder"):
+        TwoViewModel.from_module(Siamese().eval(), both_views=True, input_size=SIDE)
+    model = TwoViewModel.from_module(Convolutional().eval(), "last", "fc", input_size=SIDE)
+    with pytest.raises(UserError, match="this needs a vision transformer, with blocks that take all tokens"):
+        model.first_block()
+
+
 def test_layers_in_place_change_no_explanation():
     plain, inplace = Convolutional(inplace=False).eval(), Convolutional().eval()
     inplace.load_state_dict(plain.state_dict())

@@ -202,7 +202,7 @@ def test_a_weight_of_the_wrong_shape_is_named(file):
 
 def test_an_unknown_architecture_in_a_file_is_named(file):
     message = refused(rewritten(file, architecture={"name": "small_two_views", "options": {}}))
-    assert "did you mean 'small_two_view'" in message
+    assert f"unknown architecture in `checkpoint={file}` 'small_two_views': did you mean 'small_two_view'" in message
 
 
 def test_an_option_that_the_architecture_does_not_take_is_named(file):

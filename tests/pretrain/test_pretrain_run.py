@@ -288,6 +288,12 @@ def test_an_option_that_cannot_work_is_refused_at_once(shapes, tmp_path, monkeyp
     assert isinstance(caught.value, UserError) or isinstance(caught.value.__cause__, UserError)
 
 
+def test_a_network_that_no_weight_file_describes_is_refused(shapes, tmp_path):
+    options = (f"~model.{name}" for name in ("widths", "blocks", "hidden", "embedding", "similarity"))
+    with pytest.raises(UserError, match="`model` cannot be stored with its architecture: choose model=small_two_view"):
+        run(shapes, tmp_path, "model._target_=toy_cells.gelu_model", *options)
+
+
 class Trap:
     """Would run code if it were unpickled."""
 

@@ -189,19 +189,27 @@ def test_a_study_of_which_nothing_is_done_has_a_report_too(tmp_path):
     report.write(tmp_path / "report.html")
 
 
+TRAP = "${oc.create:{_target_: os.mkdir, path: sprung}}"
+
+
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
         ({"_target_": "twinsight.data.ImageFolder", "root": "gone"}, "the photos are not where they were: .*gone"),
         ({"_target_": "os.system", "command": "true"}, r"photos are read by os\.system, which a report does not run"),
+        ({"_target_": "twinsight.exits.os.system", "command": "touch sprung"}, r"twinsight\.exits\.os\.system, which"),
+        ({"_target_": "twinsight.data.ImageFolder", "root": TRAP}, r"photos are read by .*os\.mkdir.*, which a report"),
+        ({"_target_": "twinsight.data.ImageFolder", "root": {"_target_": "os.mkdir"}}, r"os\.mkdir, which a report"),
         ({"_target_": "twinsight.data.DemoPhotos", "limit": 1}, "the photos are others"),
     ],
 )
-def test_without_its_photos_a_report_shows_maps_alone_and_says_why(tmp_path, data, reason):
+def test_without_its_photos_a_report_shows_maps_alone_and_says_why(tmp_path, monkeypatch, data, reason):
+    monkeypatch.chdir(tmp_path)
     write_study(tmp_path, explainers=EXPLAINERS[:1], data=data)
     report = build_report(collect(["toy"], tmp_path))
     assert re.search(reason, report.data["scenes"][0]["missing"])
     assert not [key for key in report.blocks if key.startswith("views")]
+    assert not Path("sprung").exists()
 
 
 def test_a_cell_of_before_says_what_the_class_of_its_explainer_is_called(tmp_path):

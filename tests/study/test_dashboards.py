@@ -17,7 +17,7 @@ from PIL import Image
 
 from toy_cells import COLUMNS, cells, only_cell
 from toy_studies import planned, run
-from toy_wandb import configuration, described, exit_code, history, runs, table
+from toy_wandb import KEY, WANDB, configuration, described, exit_code, history, runs, stranger, table
 from twinsight.study import Study, explain
 from twinsight.study.dashboard import dashboards, log_cells
 from twinsight.study.evaluation import Evaluation
@@ -26,19 +26,7 @@ from twinsight.study.loggers import log_cell
 from twinsight.tracking import Uploads, chosen_loggers, waiting_runs
 from twinsight.tracking.uploads import mark_finished
 
-KEY = "0" * 40
-WANDB = ("logger=wandb", "pictures.limit=1", "data.limit=2", "logger.wandb.tags=[mine]")
-
-
-@pytest.fixture(autouse=True)
-def stranger(tmp_path, monkeypatch):
-    """Nobody is logged in; W&B's service starts anew, since it remembers what it was started with."""
-    wandb.teardown()
-    for name in [name for name in os.environ if name.startswith("WANDB_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    yield
-    wandb.teardown()
+__all__ = ["stranger"]
 
 
 def broken(monkeypatch, label="gradcam"):
@@ -160,6 +148,7 @@ def test_what_is_logged_stays_as_it_is_until_something_changes(photos, tmp_path)
     }
 
 
+@pytest.mark.faults
 def test_a_run_that_was_killed_before_it_was_noted_is_not_doubled(photos, tmp_path):
     study = driven(planned(tmp_path, photos, "explainer=gradcam", *WANDB))
     (cell,) = study.cells
@@ -204,6 +193,7 @@ def test_a_cell_that_succeeds_at_last_turns_its_run_round(photos, tmp_path, monk
     assert (exit_code(folder), configuration(folder)["state"], configuration(folder)["error"]) == (0, "done", "")
 
 
+@pytest.mark.faults
 def test_a_cell_whose_process_was_killed_is_logged_as_failed_at_the_end(photos, tmp_path):
     study = planned(tmp_path, photos, "explainer=gradcam", *WANDB)
     (cell,) = study.cells
@@ -215,6 +205,7 @@ def test_a_cell_whose_process_was_killed_is_logged_as_failed_at_the_end(photos, 
     assert (exit_code(folder), configuration(folder)["error"]) == (1, "its process was killed by SIGKILL")
 
 
+@pytest.mark.faults
 def test_a_run_that_raises_half_way_is_finished_as_failed_and_made_anew(photos, tmp_path, monkeypatch, caplog):
     study = planned(tmp_path, photos, "explainer=gradcam", *WANDB)
     with monkeypatch.context() as patch:
@@ -305,6 +296,7 @@ def closed_port():
     yield f"http://127.0.0.1:{port}"
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize(("server", "mode"), [(silent_server, "auto"), (closed_port, "online")])
 def test_a_server_that_is_silent_or_away_costs_a_bounded_wait_and_no_run(server, mode, tiny, caplog, monkeypatch):
     monkeypatch.setenv("WANDB_API_KEY", KEY)

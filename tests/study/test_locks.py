@@ -68,6 +68,7 @@ def test_of_many_that_try_at_once_one_gets_it(tmp_path):
         lock.release()
 
 
+@pytest.mark.faults
 def test_a_process_that_died_on_this_machine_is_known_to_be_dead_at_once(tmp_path):
     killed_holder(tmp_path)
     lock = Lock(tmp_path)
@@ -85,6 +86,7 @@ def test_a_process_of_the_same_number_that_was_born_later_is_another(tmp_path):
     lock.release()
 
 
+@pytest.mark.faults
 def test_a_silent_holder_elsewhere_is_dead_after_a_minute_of_the_observers_own_clock(tmp_path):
     clock = Clock()
     observer, lock = Observer(clock=clock), Lock(tmp_path)
@@ -108,6 +110,7 @@ def test_a_holder_whose_counter_moves_is_alive_however_long_it_takes(tmp_path):
     assert observer.moved(tmp_path.parent)
 
 
+@pytest.mark.faults
 def test_a_holder_that_slept_while_another_took_over_learns_that_it_has_lost(tmp_path, monkeypatch):
     monkeypatch.setattr(locks, "BEAT_SECONDS", 0.01)
     lock = Lock(tmp_path)
@@ -130,6 +133,7 @@ def test_a_living_holder_gives_signs_of_life_and_calls_back(tmp_path, monkeypatc
     assert lock.holder().released
 
 
+@pytest.mark.faults
 def test_a_full_disk_ends_no_work(tmp_path, monkeypatch):
     monkeypatch.setattr(locks, "BEAT_SECONDS", 0.01)
     lock = Lock(tmp_path)

@@ -56,6 +56,7 @@ def test_a_file_appears_under_its_name_only_when_it_is_complete(tmp_path):
     assert list(path.parent.iterdir()) == [path]
 
 
+@pytest.mark.faults
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
     path = tmp_path / "file.txt"
     path.write_text("old")
@@ -105,6 +106,7 @@ def test_fragments_of_ranks_do_not_meet(tmp_path):
     assert done_indices(tmp_path) == {0, 1}
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("table", TABLES)
 def test_pairs_whose_fragment_could_not_be_written_are_not_done_even_if_flushed_again(tmp_path, monkeypatch, table):
     writer = RecordWriter(tmp_path)
@@ -128,6 +130,7 @@ def test_pairs_whose_fragment_could_not_be_written_are_not_done_even_if_flushed_
     assert [read(tmp_path, name)[0]["index"] for name in TABLES] == [0, 0, 0]
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("table", TABLES)
 def test_a_truncated_fragment_is_removed_and_its_pairs_are_not_done(tmp_path, caplog, table):
     write(tmp_path, 0, 1)
@@ -183,6 +186,7 @@ def test_compacted_files_are_the_same_bytes_however_the_pairs_were_split(tmp_pat
         assert contents(tmp_path / name) == expected, name
 
 
+@pytest.mark.faults
 def test_a_crash_between_the_tables_of_a_compaction_loses_nothing(tmp_path, monkeypatch):
     write(tmp_path, 1, 0)
     genuine = write_atomically

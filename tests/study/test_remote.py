@@ -36,6 +36,7 @@ def leave_a_lock_behind(cell, shard=WHOLE):
     os.waitpid(pid, 0)
 
 
+@pytest.mark.faults
 def test_a_cell_whose_process_is_gone_is_reported_and_the_next_run_goes_on_with_it(study):
     cell = study.cells[0]
     leave_a_lock_behind(cell)
@@ -89,6 +90,7 @@ def test_a_cell_that_somebody_works_on_is_left_to_him(study, monkeypatch):
     lock.release()
 
 
+@pytest.mark.faults
 def test_a_shard_that_was_killed_beside_one_that_ended_is_reported(study):
     cell = study.cells[0]
     assert run_job(order(study, shard=Shard(0, 2))) == 0
@@ -100,6 +102,7 @@ def test_a_shard_that_was_killed_beside_one_that_ended_is_reported(study):
     assert "died without a word" in status["error"]
 
 
+@pytest.mark.faults
 def test_what_a_job_died_before_is_done_after_all(study, plain, monkeypatch):
     """All pairs are recorded, but the last shard was killed before it merged, drew and logged."""
     jobs = [order(study, job, Shard(index, 2)) for job in study.jobs for index in range(2)]

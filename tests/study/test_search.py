@@ -171,7 +171,7 @@ def test_no_trial_that_could_be_completed_is_exit_code_1_and_a_mistake_in_the_wo
     [
         (("explainer=gradcam",), "nothing to choose"),
         ((*WINDOWS, "sweep.metrics=[cj]"), r"unknown metric in `sweep\.metrics` 'cj'.*Valid"),
-        ((*WINDOWS, "sweep.metrics=[ci,ci]"), "each once"),
+        ((*WINDOWS, "sweep.metrics=[ci,ci]"), r"`sweep\.metrics` must name metrics, each once, got \['ci', 'ci'\]"),
         ((*WINDOWS, "sweep.trials=0"), r"`sweep\.trials` must be at least 1"),
         ((*WINDOWS, "sweep.metrics=[ms]"), "computed by none of the chosen metrics"),
         (("explainers=[gradcam,lafam]", "seed=0,1"), "optimises one explainer"),

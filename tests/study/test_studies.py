@@ -10,18 +10,23 @@ import struct
 import time
 from contextlib import suppress
 
+import hydra
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from hydra.core.global_hydra import GlobalHydra
+from hydra.types import RunMode
 
-from toy_cells import cells, composed, rows, write_photo
+from toy_cells import TINY, cells, composed, rows, write_photo
 from toy_studies import TWO, assert_as_plain, planned, run
+from twinsight.config import conf_folder, register_schema
 from twinsight.data import ImageFolder
 from twinsight.errors import UserError
 from twinsight.models import TwoViewModel
 from twinsight.study import Planner, Study
 from twinsight.study.aggregate import flat_records, tabulate_study
 from twinsight.study.children import run_in_child, warm_up
+from twinsight.study.driver import _planned
 from twinsight.study.evaluation import Evaluation
 from twinsight.study.job import Order, has_work, run_job
 from twinsight.study.progress import Progress, cost_lines, status_lines
@@ -61,6 +66,18 @@ def test_planning_more_keeps_what_was_planned_and_finds_cells_again(study, photo
     assert [cell.name for cell in more.cells][:4] == before
     assert [cell.label for cell in more.cells] == ["gradcam", "gradcam", "lafam", "lafam", "random", "random"]
     assert len({cell.job for cell in more.cells}) == 6
+
+
+def test_what_more_words_add_is_known_to_the_run_that_planned_it(tmp_path, photos):
+    def planned_by(*more):
+        words = [*TINY, f"data.root={photos}", f"paths.output_root={tmp_path}", "study=toy", "explainer=gradcam", *more]
+        with hydra.initialize_config_dir(str(conf_folder()), version_base="1.3"):
+            loader = GlobalHydra.instance().config_loader()
+            master = loader.load_configuration("config", words, run_mode=RunMode.MULTIRUN)
+            return _planned(master, words, loader)
+
+    register_schema()
+    assert [len(planned_by(seeds).cells) for seeds in ("seed=0", "seed=0,1")] == [1, 2]
 
 
 def test_each_model_and_each_data_set_is_built_once_for_a_plan(tmp_path, photos, monkeypatch):
@@ -123,6 +140,7 @@ def test_a_cell_of_which_a_shard_is_missing_is_not_done(study):
     assert not (study.cells[0].folder / "records.parquet").exists()
 
 
+@pytest.mark.faults
 def test_a_failing_cell_stops_neither_its_job_nor_the_others(tmp_path, photos, monkeypatch):
     study = planned(tmp_path, photos, "explainers=[gradcam,lafam]", "seed=0,1")
     genuine = Evaluation._run
@@ -146,6 +164,7 @@ def test_a_failing_cell_stops_neither_its_job_nor_the_others(tmp_path, photos, m
     assert {cell.status()["state"] for cell in study.cells} == {"done"}
 
 
+@pytest.mark.faults
 def test_what_changed_since_it_was_planned_is_not_computed_under_its_name(tmp_path, photos):
     folder = tmp_path / "photos"
     shutil.copytree(photos, folder)
@@ -155,6 +174,7 @@ def test_what_changed_since_it_was_planned_is_not_computed_under_its_name(tmp_pa
     assert "planned for something else: the photos changed since" in study.cells[0].status()["error"]
 
 
+@pytest.mark.faults
 def test_a_view_that_cannot_be_made_costs_no_record(study, monkeypatch):
     monkeypatch.setattr("twinsight.study.job.publish", lambda *given: 1 / 0)
     assert run_job(Order(str(study.root), study.name, 0)) == 0
@@ -165,6 +185,7 @@ def test_a_view_that_cannot_be_made_costs_no_record(study, monkeypatch):
     assert not has_work(study.cells[0])
 
 
+@pytest.mark.faults
 def test_random_cuts_and_interruptions_give_the_plain_records(study, plain, monkeypatch):
     """Batch size, workers, shards, their order and the moment of a break are drawn."""
     draw = random.Random(0)
@@ -217,6 +238,7 @@ def finish(study):
             assert _job_in_child(study, job) in (0, 1)
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("kills", [4, pytest.param(30, marks=pytest.mark.slow)])
 def test_jobs_killed_at_random_moments_lose_nothing_that_was_finished(study, plain, kills):
     assert killed_at_random(study, kills, longest=1.2) > kills // 4
@@ -224,6 +246,7 @@ def test_jobs_killed_at_random_moments_lose_nothing_that_was_finished(study, pla
     assert_as_plain(study, plain)
 
 
+@pytest.mark.faults
 def test_a_child_that_is_killed_is_told_apart_from_one_that_failed(tmp_path):
     assert run_in_child(_kill_yourself, None) == -signal.SIGKILL
     assert run_in_child(_return, 3) == 3
@@ -241,6 +264,7 @@ def rows_of(fragment):
     return pq.read_table(fragment).to_pylist()
 
 
+@pytest.mark.faults
 def test_a_fragment_whose_bytes_were_flipped_is_computed_again(study, plain):
     assert run_job(Order(str(study.root), study.name, 0, Shard(0, 2))) == 0
     folder = study.cells[0].folder
@@ -255,6 +279,7 @@ def test_a_fragment_whose_bytes_were_flipped_is_computed_again(study, plain):
     assert_as_plain(study, plain)
 
 
+@pytest.mark.faults
 def test_a_full_disk_fails_the_cell_and_room_lets_it_go_on(study, plain, tmp_path, monkeypatch):
     def full(*given, **options):
         raise OSError(28, "No space left on device", "records")
@@ -269,6 +294,7 @@ def test_a_full_disk_fails_the_cell_and_room_lets_it_go_on(study, plain, tmp_pat
     assert_as_plain(study, plain)
 
 
+@pytest.mark.faults
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
 def test_a_disk_that_is_really_full_loses_nothing(photos, plain, tmp_path):
     disk = tmp_path / "disk"
@@ -387,10 +413,29 @@ def test_the_plan_file_is_plain_json_lines(study):
 
 
 def test_an_unknown_study_names_those_there_are(study):
-    with pytest.raises(UserError, match="did you mean 'toy'"):
+    with pytest.raises(UserError, match=r"unknown study below .* 'toi': did you mean 'toy'"):
         Study.open(study.root, "toi")
     with pytest.raises(UserError, match="no study has been planned below"):
         Study.open(study.root / "nowhere", "toy")
+
+
+def test_who_plans_a_study_already_is_said(study):
+    with (
+        study.planning(),
+        pytest.raises(UserError, match=r"study toy is being planned by .*: wait a moment"),
+        Study(study.root, study.name).planning(),
+    ):
+        pass
+
+
+def test_a_condition_without_a_value_is_refused(study):
+    with pytest.raises(UserError, match="`--where gradcam` must be AXIS=VALUE"):
+        tabulate_study(study, where=["gradcam"])
+
+
+def test_a_set_of_which_nothing_fits_says_why(photos):
+    with pytest.raises(UserError, match="no member of the set fits: attention_rollout: "):
+        Planner().plan(composed(f"data.root={photos}", "explainers=[attention_rollout,gradient_attention]"))
 
 
 def test_models_are_built_for_every_seed_until_two_seeds_agree_on_the_weights(photos):

@@ -54,6 +54,7 @@ def test_a_study_runs_once_and_no_edit_of_a_file_reaches_what_is_planned(tmp_pat
     assert len(list((root / "cells").iterdir())) == 4
 
 
+@pytest.mark.faults
 def test_a_failing_cell_stops_nothing_and_is_listed_at_the_end(tmp_path, photos):
     failing = "explainer._target_=toy_cells.Failing,twinsight.explainers.LaFAM"
     output = ended(typed(*words(tmp_path, photos, "explainer=lafam", failing)), code=1)
@@ -67,6 +68,7 @@ def test_a_failing_cell_stops_nothing_and_is_listed_at_the_end(tmp_path, photos)
     assert "5 of 10 pairs (50%)" in shown
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_ends_a_study_in_order_and_it_goes_on_later(tmp_path, photos, number, code):
     slow = ("explainer=conditional_occlusion", "explainer.window=8", "explainer.stride=1", "loader.batch_size=1")
@@ -83,6 +85,7 @@ def test_a_signal_ends_a_study_in_order_and_it_goes_on_later(tmp_path, photos, n
     assert set(states(finish(tmp_path))) == {"done"}
 
 
+@pytest.mark.faults
 def test_two_drivers_do_no_cell_twice(tmp_path, photos, plain):
     planned(tmp_path, photos, *TWO, name="typed")
     command = ["-m", "study=typed", f"paths.output_root={tmp_path}", "hydra.verbose=[twinsight.study.run]"]
@@ -93,6 +96,7 @@ def test_two_drivers_do_no_cell_twice(tmp_path, photos, plain):
         assert sum(output.count(f"computing {cell.name}: 0 of 5") for output in outputs) == 1
 
 
+@pytest.mark.faults
 @pytest.mark.slow
 def test_a_study_killed_ten_times_at_random_moments_ends_as_an_undisturbed_one(tmp_path, photos, plain):
     draw = random.Random(2)
@@ -172,6 +176,7 @@ def test_what_can_be_asked_of_a_study(monkeypatch, capsys, tmp_path, photos):
     assert all(has_work(cell) for cell in study.cells)
 
 
+@pytest.mark.faults
 @pytest.mark.slow
 def test_a_run_of_which_one_rank_dies_ends_and_goes_on_later(tmp_path, photos):
     """Lightning ends such a run by SIGKILL: nothing can be written then, and the next run finds the holder dead."""

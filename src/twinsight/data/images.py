@@ -53,7 +53,10 @@ def as_pixels(picture: Picture) -> Tensor:
     if isinstance(picture, Tensor):
         pixels = picture.detach()
     elif isinstance(picture, np.ndarray):
-        array = torch.from_numpy(picture.copy())
+        try:
+            array = torch.from_numpy(picture.astype(picture.dtype.newbyteorder("=")))
+        except TypeError:  # texts, times, objects
+            raise UserError(f"pixels must be 8-bit integers or floats in [0, 1], got {picture.dtype}") from None
         pixels = array.movedim(-1, 0) if array.ndim == 3 else array
     else:
         raise TypeError(f"an image must be a path, a Pillow image, an array or a tensor, got {type(picture).__name__}")
@@ -67,12 +70,14 @@ def as_pixels(picture: Picture) -> Tensor:
 
 
 def _unit_range(pixels: Tensor) -> Any:
+    if not pixels.numel():
+        raise UserError(f"an image must have pixels, got {tuple(pixels.shape)}")
     if pixels.dtype == torch.uint8:
         return pixels.float() / 255
     if not pixels.is_floating_point():
         raise UserError(f"pixels must be 8-bit integers or floats in [0, 1], got {str(pixels.dtype).split('.')[-1]}")
     pixels = pixels.float()
-    if not (pixels.numel() and pixels.min() >= 0 and pixels.max() <= 1):
+    if not (pixels.min() >= 0 and pixels.max() <= 1):
         raise UserError(
             f"pixels must lie in [0, 1], got {pixels.min():.3g} to {pixels.max():.3g}: give images as they are, "
             "before any normalisation, which the model's own `normalization` takes care of"

@@ -211,14 +211,14 @@ class ShardSampler(Sampler[int]):
         done: Collection[int] = (),
         shard: tuple[int, int] = (0, 1),
     ) -> None:
-        own = range(shard[0], total, shard[1])[rank::world]
-        self.indices = [index for index in own if index not in done]
+        self._own = range(shard[0], total, shard[1])[rank::world]
+        self._done = frozenset(done)
 
     def __len__(self) -> int:
-        return len(self.indices)
+        return len(self._own) - sum(index in self._own for index in self._done)
 
     def __iter__(self) -> Iterator[int]:
-        return iter(self.indices)
+        return (index for index in self._own if index not in self._done)
 
 
 class PairDataModule(pl.LightningDataModule):

@@ -1,5 +1,6 @@
 """Pairs of two different photos: listed in a table file, or given from Python."""
 
+import functools
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +17,8 @@ from twinsight.data.tables import read_columns
 from twinsight.errors import UserError
 
 _COLUMNS = ("image1", "image2", "pair_id", "label")
+_REMEMBERED = 1 << 20
+"""Photos whose digest is kept while a table is gone through; what is named again after so many others is read again."""
 
 
 class PhotoPairs(Photos):
@@ -50,7 +53,7 @@ class ImagePairs(PhotoPairs):
 
     For what two photos have in common rather than two augmentations of one: retrieval, verification of faces,
     near-duplicates. Views of ``views=whole`` show the photos uncropped. Photos are read when their pair's turn comes;
-    of the table only those four columns are kept, as Arrow has them.
+    of the table only those four columns are kept, of large ones on disk.
 
     Args:
         file: CSV (or TSV, by its ending) with a line of column names, Parquet, or JSON Lines (``.jsonl``).
@@ -85,12 +88,13 @@ class ImagePairs(PhotoPairs):
     ) -> None:
         path = Path(file).expanduser()
         self.root = path.parent if root is None else Path(root).expanduser()
-        self._table = read_columns(path, required=_COLUMNS[:2], optional=_COLUMNS[2:], argument="data.file")
+        table = read_columns(path, required=_COLUMNS[:2], optional=_COLUMNS[2:], argument="data.file")
         for name in _COLUMNS[:2]:
-            if self._table[name].null_count:
-                row = pc.index(pc.is_null(self._table[name]), True).as_py()
+            if table[name].null_count:
+                row = pc.index(pc.is_null(table[name]), True).as_py()
                 raise UserError(f"`data.file={path}`: row {row} has no `{name}`: give every pair two images")
-        super().__init__(_pair_ids(self._table, path), on_error, limit)
+        super().__init__(_pair_ids(table, path), on_error, limit)
+        self._table = table
 
     def opened(self, index: int, view: int) -> Image.Image:
         return open_photo(self.root / self.called(index, view))
@@ -105,18 +109,12 @@ class ImagePairs(PhotoPairs):
         return b"".join(hashlib.sha256(self._content(self.called(index, view))).digest() for view in (1, 2))
 
     def digest(self) -> str:
-        """SHA-256 over ids, labels and contents of both photos of every pair; every photo is read once."""
-        rows = pa.array(self.indices, pa.int64())
-        images = [self._table[name].take(rows).combine_chunks() for name in _COLUMNS[:2]]
-        names = pc.unique(pa.chunked_array(images))
-        contents = np.empty((len(names), 32), np.uint8)
-        for place, name in enumerate(names):
-            contents[place] = np.frombuffer(hashlib.sha256(self._content(name.as_py())).digest(), np.uint8)
-        firsts, seconds = (pc.index_in(image, value_set=names).to_numpy() for image in images)
+        """SHA-256 over ids, labels and contents of both photos of every pair; photos of many pairs are read once."""
+        content = functools.lru_cache(_REMEMBERED)(lambda name: hashlib.sha256(self._content(name)).digest())
         total = hashlib.sha256()
-        for index, (first, second) in enumerate(zip(firsts, seconds, strict=True)):
-            total.update(f"{self.ids[index]}\n{self.label(index)}\n".encode())
-            total.update(contents[first].tobytes() + contents[second].tobytes())
+        for index, name in enumerate(self.ids):
+            total.update(f"{name}\n{self.label(index)}\n".encode())
+            total.update(content(self.called(index, 1)) + content(self.called(index, 2)))
         return total.hexdigest()
 
     def _content(self, name: str) -> bytes:
@@ -201,8 +199,20 @@ def _pair_ids(table: pa.Table, path: Path) -> Sequence[str]:
     if column.null_count:
         row = pc.index(pc.is_null(column), True).as_py()
         raise UserError(f"`data.file={path}`: row {row} has no `pair_id`: give every pair one, or leave the column out")
-    if pc.count_distinct(column).as_py() < len(column):
-        counts = pc.value_counts(column)
-        twice = counts.filter(pc.greater(counts.field("counts"), 1))[0]["values"].as_py()
-        raise UserError(f"`data.file={path}`: `pair_id` {twice!r} is there twice: records need names that differ")
+    # Eight bytes for each id; texts that differ may share them, so whatever is there twice is looked at again.
+    hashes = np.empty(len(column), np.int64)
+    start = 0
+    for chunk in column.chunks:
+        hashes[start : start + len(chunk)] = [hash(name) for name in chunk.to_pylist()]
+        start += len(chunk)
+    hashes.sort()
+    shared = set(hashes[1:][hashes[1:] == hashes[:-1]].tolist())
+    seen: set[str] = set()
+    for chunk in column.chunks if shared else ():
+        for name in (name for name in chunk.to_pylist() if hash(name) in shared):
+            if name in seen:
+                raise UserError(
+                    f"`data.file={path}`: `pair_id` {name!r} is there twice: records need names that differ"
+                )
+            seen.add(name)
     return _Texts(column)

@@ -130,7 +130,10 @@ class Explainer(pl.LightningModule):
         return f"{self.title} ({self.variant})" if self.variant else self.title
 
     def cost(self, image_size: tuple[int, int]) -> Cost:
-        """What explaining one pair of images of (height, width) pixels takes, nothing being shared."""
+        """What explaining one pair of images of (height, width) pixels takes, nothing being shared.
+
+        The table of explainers, plans of studies and the app's progress bar are made from it.
+        """
         raise NotImplementedError
 
     def forward(
@@ -228,7 +231,7 @@ class Pair:
     """One pair, with everything about it that explainers share, computed at most once.
 
     Attributes:
-        view1, view2: ``(C, H, W)`` in the model's input space.
+        view1, view2: ``(C, H, W)`` in the model's input space, normalised as it wants; ``model.pixels`` goes back.
         seed: of this pair; take randomness from :meth:`generator`.
         bank: where embeddings come from.
         partner_view2: second view of another pair, where the caller gave one.

@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from twinsight.errors import UserError
+from twinsight.files import refuse_bomb
 
 ALLOWED_OBJECTS = (argparse.Namespace,)
 """What a file may hold beside tensors and plain containers: training scripts store their arguments."""
@@ -56,6 +57,11 @@ def read_tensors(path: Path, argument: str = "checkpoint") -> dict[str, Tensor]:
     if start[8:] == b"{" or path.suffix == ".safetensors":
         return _read_safetensors(path, argument)
     zipped = start.startswith(_ZIP)
+    try:
+        if zipped:
+            refuse_bomb(path, path.stat().st_size)  # torch.save packs nothing
+    except ValueError as error:
+        raise UserError(f"`{argument}={path}` is no file of torch.save: {error}") from None
     try:
         with torch.serialization.safe_globals(list(ALLOWED_OBJECTS)), warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Detected pickle protocol")  # what cannot be read is said below

@@ -10,17 +10,24 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from twinsight.sealed import check_seal
+
 
 class Arrays:
     """Arrays of every pair of a cell, read one column at a time.
 
     Args:
         folder: of the cell; fragments are read where it is not finished.
+
+    Raises:
+        Damaged: a file is not what was written.
     """
 
     def __init__(self, folder: Path) -> None:
         whole = folder / "arrays.parquet"
         parts = [whole] if whole.exists() else sorted((folder / "fragments" / "arrays").glob("*.parquet"))
+        for part in parts:
+            check_seal(part)
         self._files = [pq.ParquetFile(part, memory_map=True) for part in parts]
         self._names = {name for file in self._files for name in file.schema_arrow.names}
 

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from twinsight.errors import UserError
 from twinsight.metrics import ALL_METRICS
 from twinsight.report import statistics
 from twinsight.report.resampling import Array
 from twinsight.report.statistics import LEVEL, RESAMPLES, SEED, Agreement, Comparison, Interval, Kind
+from twinsight.sealed import read_sealed
 
 Record = Mapping[str, Any]
 SHARES = frozenset({"sic", "cic", "cic1", "cic2", "pointing_game", "pointing_game1", "pointing_game2"})
@@ -50,6 +50,7 @@ class Run:
 
         Raises:
             UserError: there are no records.
+            Damaged: a file is not what was written.
         """
         records = _rows(folder, "records")
         if not records:
@@ -275,5 +276,5 @@ def _key(record: Record) -> tuple[int, str]:
 def _rows(folder: Path, table: str) -> list[Record]:
     whole = folder / f"{table}.parquet"
     parts = [*([whole] if whole.exists() else []), *sorted((folder / "fragments" / table).glob("*.parquet"))]
-    by_index = {row["index"]: row for part in parts for row in pq.read_table(part).to_pylist()}
+    by_index = {row["index"]: row for part in parts for row in read_sealed(part).to_pylist()}
     return [by_index[index] for index in sorted(by_index)]

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from twinsight.errors import UserError, unknown
 from twinsight.metrics import ALL_METRICS
 from twinsight.report import Entry, Grid, Interval, intervals, kind_of, number, write_grid
+from twinsight.sealed import Damaged
 from twinsight.study.records import read
 from twinsight.study.study import Study, StudyCell
 
@@ -137,7 +137,7 @@ def tabulate_study(study: Study, by: Sequence[str] | None = None, where: Sequenc
     for cell in list(done):
         try:
             records[cell] = [row for row in read(cell.folder) if row["skipped"] is None]
-        except (pa.ArrowInvalid, OSError) as error:
+        except (Damaged, OSError) as error:
             done.remove(cell)
             missing[cell.name] = f"its records cannot be read ({str(error).splitlines()[0]}): run the study again"
     if not done:

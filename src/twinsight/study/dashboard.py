@@ -15,6 +15,7 @@ from typing import Any, Literal
 import wandb
 from omegaconf import DictConfig, OmegaConf
 
+from twinsight.config import refuse_dangerous
 from twinsight.errors import UserError
 from twinsight.files import write_json
 from twinsight.metrics import ALL_METRICS
@@ -47,11 +48,15 @@ def log_cells(cells: Sequence[StudyCell], study: str) -> list[StudyCell]:
     busy = []
     for cell in cells:
         if owed(cell, cell.line.loggers, study):
-            loggers = chosen_loggers(OmegaConf.create(cell.config))
+            loggers = _frozen_loggers(cell)
             if not log_cell(cell, loggers, study):
                 busy.append(cell)
     settle_runs()
     return busy
+
+
+def _frozen_loggers(cell: StudyCell) -> dict[str, DictConfig]:
+    return chosen_loggers(OmegaConf.create({"logger": refuse_dangerous(cell.config.get("logger"), "logger")}))
 
 
 @contextmanager
@@ -66,7 +71,7 @@ def dashboards(study: Study, loggers: Mapping[str, DictConfig] | None = None) ->
     """
     if loggers is None:
         planned = [cell for cell in study.cells if cell.line.loggers]
-        loggers = chosen_loggers(OmegaConf.create(planned[-1].config)) if planned else {}
+        loggers = _frozen_loggers(planned[-1]) if planned else {}
     with _uploading(loggers.values()):
         yield
         busy = log_cells(study.cells, study.name)

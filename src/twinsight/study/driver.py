@@ -251,7 +251,7 @@ def _planned(master: DictConfig, words: Sequence[str], loader: ConfigLoader) -> 
             known = [cell.name for cell in study.cells] if study.exists() else []
             written = known == [line.cell for line in planned.lines][: len(known)]
             if written:
-                planned.write()
+                study = planned.write()
     new = len(planned.configs)
     log.info("study %s: %d cells, %d of them new, planned in %s", study.name, len(study.cells), new, study.folder)
     return study

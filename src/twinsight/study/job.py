@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from omegaconf import DictConfig, OmegaConf
 
 from twinsight.complaints import explain_error
+from twinsight.config import refuse_dangerous
 from twinsight.errors import UserError
 from twinsight.study.dashboard import log_cells
 from twinsight.study.locks import LockLost
@@ -141,10 +142,12 @@ def _build(cells: Sequence[StudyCell], root: Path, trainer: Mapping[str, Any]) -
     plans, config = [], None
     for cell in cells:
         frozen = cell.config
-        frozen |= {"paths": {"output_root": str(root)}, "trainer": {**frozen["trainer"], **trainer}}
-        config = OmegaConf.create(frozen)
         try:
-            plan = planner.plan(config)
+            # A job builds no sweep, which may refer to others.
+            refuse_dangerous({key: node for key, node in frozen.items() if key != "sweep"})
+            frozen |= {"paths": {"output_root": str(root)}, "trainer": {**frozen["trainer"], **trainer}}
+            own = OmegaConf.create(frozen)
+            plan = planner.plan(own)
             (built,) = plan.cells
             _check_identity(cell, built.identity)
         except Exception as error:  # of this cell; the others of the job may be whole
@@ -156,6 +159,7 @@ def _build(cells: Sequence[StudyCell], root: Path, trainer: Mapping[str, Any]) -
             continue
         built.label = cell.label
         plans.append(plan)
+        config = own
     if config is None or not plans:
         return None
     first = plans[0]

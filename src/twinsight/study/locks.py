@@ -175,6 +175,11 @@ class Lock:
         """Whether another process took it over: this one was silent for too long, asleep or without its disk."""
         return self._mine is not None and self._taken_over(self._mine)
 
+    @property
+    def removed(self) -> bool:
+        """Whether its files went while it was held, as they do with the whole folder."""
+        return self._mine is not None and not self._files()
+
     def _taken_over(self, mine: Holder) -> bool:
         newest = next(iter(self._files()), None)
         return newest is None or int(newest.stem) > mine.generation

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from twinsight.files import write_atomically
+from twinsight.sealed import Damaged, check_seal, read_sealed, write_sealed
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +55,7 @@ class RecordWriter:
         # Taken out before writing: after a failure half way, a second flush must not write records without their maps.
         rows, self._rows = self._rows, {table: [] for table in TABLES}
         for table in TABLES:
-            write_atomically(self.folder / table / name, partial(_write, _table(rows[table])))
+            write_atomically(self.folder / table / name, partial(write_sealed, _table(rows[table])))
 
 
 def packed_array(name: str, values: Tensor | None) -> dict[str, Any]:
@@ -91,11 +92,16 @@ def done_indices(folder: Path) -> set[int]:
 
 
 def is_whole(folder: Path) -> bool:
-    """Whether every file of a finished cell can be opened; what lies inside is checked when it is read."""
+    """Whether the files of a finished cell are what was written: records and timings to the last bit.
+
+    Of arrays, which may be large, that they can be opened: they are checked when they are read.
+    """
     try:
+        for name in ("records", "timings"):
+            check_seal(folder / f"{name}.parquet")
         for name in TABLES:
             pq.read_metadata(folder / f"{name}.parquet")
-    except (pa.ArrowInvalid, OSError):
+    except (pa.ArrowException, OSError, Damaged):
         return False
     return True
 
@@ -111,30 +117,27 @@ def compact(folder: Path, metadata: dict[str, str]) -> None:
         table = table.take(first).combine_chunks()
         table = table.select(_in_order(part.column_names for part in parts))
         table = table.replace_schema_metadata(metadata)
-        write_atomically(folder / f"{name}.parquet", partial(_write, table))
+        write_atomically(folder / f"{name}.parquet", partial(write_sealed, table))
     shutil.rmtree(folder / "fragments", ignore_errors=True)
 
 
 def read(folder: Path, table: str = "records") -> list[dict[str, Any]]:
-    """Rows of a finished cell in pair order; tables are ``records``, ``arrays`` and ``timings``."""
-    return pq.read_table(folder / f"{table}.parquet", page_checksum_verification=True).to_pylist()
+    """Rows of a finished cell in pair order; tables are ``records``, ``arrays`` and ``timings``.
+
+    Raises:
+        Damaged: the file is not what was written.
+    """
+    return read_sealed(folder / f"{table}.parquet").to_pylist()
 
 
 def _readable(folder: Path, table: str) -> Iterable[pa.Table]:
     whole = folder / f"{table}.parquet"
     for path in [*([whole] if whole.exists() else []), *sorted((folder / "fragments" / table).glob("*.parquet"))]:
         try:
-            yield pq.read_table(path, page_checksum_verification=True)
-        except (pa.ArrowInvalid, OSError) as error:
-            if isinstance(error, OSError) and error.errno is not None:
-                raise  # the disk's trouble, not the file's: it may well be whole
-            log.warning("%s cannot be read (%s): its pairs are computed again", path, error)
+            yield read_sealed(path)
+        except Damaged as error:
+            log.warning("%s; that is done now", error)
             path.unlink(missing_ok=True)
-
-
-def _write(table: pa.Table, path: Path) -> None:
-    """Write Parquet with a checksum for every page: a flipped bit must not pass for a number."""
-    pq.write_table(table, path, write_page_checksum=True)
 
 
 def _table(rows: list[dict[str, Any]]) -> pa.Table:

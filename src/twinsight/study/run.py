@@ -174,9 +174,19 @@ class _Held:
         return lock is not None and lock.lost
 
     def check(self) -> None:
-        """Raise where another process has taken a cell over: from then on, records and status are its own."""
+        """Raise where another process has taken a cell over: from then on, records and status are its own.
+
+        Raises:
+            LockLost: as said.
+            UserError: nobody has, but its folder is no longer there.
+        """
         for cell in self.cells:
             if self.lost(cell):
+                if self.locks[cell.name].removed:
+                    raise UserError(
+                        f"{cell.folder} was removed while it was worked on: what had been written there is lost. Run "
+                        "again to compute it anew"
+                    )
                 raise LockLost(f"{cell.name} was taken over by another process, since this one was silent for too long")
 
     def show(self, cell: Cell) -> None:

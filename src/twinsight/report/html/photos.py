@@ -11,12 +11,19 @@ from numpy.typing import NDArray
 from omegaconf import OmegaConf
 from PIL import Image
 
-from twinsight.data import PairDataset
+import twinsight.data
+from twinsight.data import NoViews, PairDataset, Photos
 from twinsight.data.sources import BrokenPhoto
 from twinsight.report.html.sources import CellFolder
 
 SMALL, LARGE = 160, 384
 """Sides in pixels of a view in the page, and beside it."""
+_OURS = {
+    f"twinsight.data.{name}"
+    for name in twinsight.data.__all__
+    if isinstance(kind := getattr(twinsight.data, name), type) and issubclass(kind, Photos | NoViews)
+}
+"""What a report builds; a longer name that begins so may lead anywhere: `twinsight.exits.os.system`."""
 
 
 class Views:
@@ -72,6 +79,8 @@ def _foreign(node: Any) -> list[str]:
     """Targets of a configuration that are not ours."""
     if isinstance(node, Mapping):
         own = node.get("_target_")
-        found = [str(own)] if own is not None and not str(own).startswith("twinsight.") else []
+        found = [str(own)] if own is not None and str(own) not in _OURS else []
         return found + [each for value in node.values() for each in _foreign(value)]
+    if isinstance(node, str) and "${" in node:  # what it refers to may be built
+        return [node]
     return [each for value in node for each in _foreign(value)] if isinstance(node, list) else []

@@ -12,6 +12,7 @@ import yaml
 from twinsight.errors import UserError
 from twinsight.explainers import EXPLAINERS
 from twinsight.report.results import Run
+from twinsight.sealed import Damaged
 
 _DONE = {"finished": "done"}
 
@@ -67,9 +68,15 @@ class CellFolder:
 
     @cached_property
     def run(self) -> Run | None:
-        """Records and timings; None where there are none yet."""
+        """Records and timings; None where there are none yet.
+
+        Raises:
+            Damaged: there are, and they are not what was written.
+        """
         try:
             return Run.read(self.folder)
+        except Damaged:
+            raise  # which is not to have none
         except UserError:
             return None
 
