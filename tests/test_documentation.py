@@ -43,8 +43,19 @@ RUN_ELSEWHERE = {
     _SWEPT + "$(ls outputs/pretrain/simclr/weights/*.safetensors | paste -sd,)": (
         "pretrain/test_commands.py::test_a_sweep_over_saved_epochs_gives_a_cell_for_each"
     ),
+    **dict.fromkeys(
+        (
+            "python run.py explainer=matching explainer.power=3 data.limit=2",
+            "python run.py 'explainers=[matching,controls]' explainers.of=matching data.limit=2",
+            "python run.py -m study=matching explainer=matching explainer.power=1,3 data.limit=2",
+            "python -m pytest tests/explainers/test_matching.py src/twinsight/explainers/matching.py",
+            "python -m pytest tests/explainers/test_contract.py -k Matching",
+            "python -m pytest tests/test_info.py",
+        ),
+        "test_howto.py::test_the_page_on_adding_an_explainer_is_followed",
+    ),
 }
-"""Commands that need a shell, and the test that runs them."""
+"""Commands that need a shell or what a page makes, and the test that runs them."""
 
 SHELL, PYTHON, NOT_RUN = {"sh", "bash", "console"}, {"python"}, {"bibtex", "csv", "math", "text", "yaml"}
 

@@ -1,7 +1,7 @@
 """The pictures of the documentation.
 
-``python docs/images/make.py explainers`` draws one pair as every explainer sees it, into ``explainers/``; with names after it,
-those alone.
+``python docs/images/make.py explainers`` draws one pair as every explainer sees it, into ``explainers/``; with names
+after it, those alone.
 
 ``python docs/images/make.py app`` serves the app and explains a demo photo in it, into ``app.jpg``.
 
@@ -45,7 +45,7 @@ WIDTH, GAP, CAPTION = 720, 16, 34
 
 
 def draw_explainers(names: list[str]) -> None:
-    """The pair of ``python run.py``, its views as the photo has them, and a picture for each explainer, or those named."""
+    """The pair of ``python run.py``, its views as the photo has them, and a picture for each explainer."""
     model, photos = load_model("demo_simclr"), DemoPhotos()
     pairs = PairDataset(photos, SimCLRViews(model.input_size), model.normalization)
     index = photos.ids.index(EXPLAINED)
