@@ -2,6 +2,8 @@
 
 import base64
 import json
+from itertools import groupby
+from operator import itemgetter
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -24,8 +26,9 @@ def on_files(files: Files, config: MkDocsConfig) -> None:
         for number, cell in enumerate(json.loads(file.content_string)["cells"]):
             source = "".join(cell["source"])
             parts.append(source if cell["cell_type"] == "markdown" else _fenced(source, "python"))
-            for output in cell.get("outputs", []):
-                kind, content = _shown(output)
+            shown = [_shown(output) for output in cell.get("outputs", [])]
+            for kind, outputs in groupby(shown, key=itemgetter(0)):
+                content = "".join(content for _, content in outputs)  # what is printed comes in pieces
                 if kind == "text":
                     parts.append(_fenced(content, 'text title="Output"'))
                 else:

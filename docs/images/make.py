@@ -3,6 +3,8 @@
 ``python docs/images/make.py explainers`` draws one pair as every explainer sees it, into ``explainers/``; with names
 after it, those alone.
 
+``python docs/images/make.py app`` serves the app and explains a demo photo in it, into ``app.jpg``.
+
 ``python docs/images/make.py OUTPUTS`` makes those of README from what its commands wrote, after
 
     python run.py
@@ -11,11 +13,13 @@ after it, those alone.
         metrics.insertion_deletion.points=56
     python run.py report paper
 
-and needs Chromium and the extra ``browser``.
+The last two need Chromium and the extra ``browser``, and ``app`` its own.
 """
 
 import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -99,18 +103,44 @@ def _save(page: PixelFigure, path: Path) -> None:
     page.figure.savefig(path, pil_kwargs={"quality": 82, "optimize": True, "progressive": True})
 
 
+def draw_app() -> None:
+    """The page with what two explainers found in one of its examples."""
+    from twinsight.app.page import build, launch  # of the extra `app`
+    from twinsight.app.work import Workshop, default_models
+
+    app = build(Workshop(default_models()))
+    _, address, _ = launch(app)
+    with _chromium() as browser:
+        page = browser.new_page(viewport={"width": 1280, "height": 770}, color_scheme="light")
+        page.set_default_timeout(180_000)
+        page.goto(f"{address}?__theme=light&photo={PAIR}.jpg&explainers=interaction_cam,gradcam")
+        page.wait_for_selector("#photo1 img")  # what the address asks for is filled in after the page is there
+        page.click("#explain")
+        page.wait_for_function("document.querySelectorAll('.card img.heatmap').length === 4")
+        page.wait_for_selector("#cancel[disabled]")
+        page.evaluate("scrollTo(0, 0)")
+        _save_screen(page, HERE / "app.jpg")
+    app.close(verbose=False)
+
+
 def main(outputs: Path) -> None:
     pair = next(outputs.glob(f"cells/demo_photos-demo_simclr-interaction_cam-*/pictures/*{PAIR}.png"))
     _as_jpeg(pair, HERE / "demo_pair.jpg")
     _as_jpeg(next(outputs.glob(f"sets/*-16-explainers-*/*{PAIR}.png")), HERE / "side_by_side.jpg")
     report = outputs / "paper" / "report.html"
+    with _chromium() as browser:
+        _shoot(browser, report, "light", _results, HERE / "report_results.jpg")
+        _shoot(browser, report, "dark", _gallery, HERE / "report_gallery.jpg")
+
+
+@contextmanager
+def _chromium() -> Iterator[Any]:
     from playwright.sync_api import sync_playwright  # of the extra `browser`; the other pictures need none
 
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        _shoot(browser, report, "light", _results, HERE / "report_results.jpg")
-        _shoot(browser, report, "dark", _gallery, HERE / "report_gallery.jpg")
+        yield browser
         browser.close()
 
 
@@ -119,12 +149,16 @@ def _shoot(browser: Any, report: Path, scheme: str, prepare: Any, path: Path) ->
     page.goto(report.resolve().as_uri())
     page.wait_for_selector("#cards canvas")
     prepare(page)
+    _save_screen(page, path)
+    page.close()
+
+
+def _save_screen(page: Any, path: Path) -> None:
     page.wait_for_timeout(500)
     shot = path.with_suffix(".png")
     page.screenshot(path=shot)
     _as_jpeg(shot, path)
     shot.unlink()
-    page.close()
 
 
 def _results(page: Any) -> None:
@@ -149,4 +183,9 @@ def _as_jpeg(source: Path, path: Path, width: int = 1280) -> None:
 
 if __name__ == "__main__":
     wanted = sys.argv[1] if len(sys.argv) > 1 else "outputs"
-    draw_explainers(sys.argv[2:]) if wanted == "explainers" else main(Path(wanted))
+    if wanted == "explainers":
+        draw_explainers(sys.argv[2:])
+    elif wanted == "app":
+        draw_app()
+    else:
+        main(Path(wanted))
