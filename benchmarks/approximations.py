@@ -56,8 +56,8 @@ def summary(found: dict[str, Any]) -> str:
     return (
         f"The demo network at {SIDE} pixels on {found['pairs']} pairs. Curves at a tolerance of {found['tolerance']}, "
         f"{len(points)} cases: {mean(points):.0%} of the points on average, areas off by {mean(errors):.4f} on average "
-        f"and {max(errors):.4f} at most, by more than the bound in {beyond}. Occlusion with `coarse={found['coarse']}`, "
-        f"{len(windows)} maps: {1 - mean(windows):.0%} of the windows saved; rank correlation with the whole map "
+        f"and {max(errors):.4f} at most, by more than the bound in {beyond}. Occlusion with "
+        f"`coarse={found['coarse']}`, {len(windows)} maps: {1 - mean(windows):.0%} of the windows saved; rank correlation with the whole map "
         f"{mean(alike):.3f} on average, {min(alike):.3f} at least."
     )
 
