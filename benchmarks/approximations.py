@@ -52,12 +52,13 @@ def summary(found: dict[str, Any]) -> str:
     """In words."""
     points, errors, bounds = ([each[key] for each in found["curves"]] for key in ("points", "error", "bound"))
     windows, alike = ([each[key] for each in found["occlusion"]] for key in ("windows", "correlation"))
+    coarse = f"`coarse={found['coarse']}`"
     beyond = sum(error > bound for error, bound in zip(errors, bounds, strict=True))
     return (
         f"The demo network at {SIDE} pixels on {found['pairs']} pairs. Curves at a tolerance of {found['tolerance']}, "
         f"{len(points)} cases: {mean(points):.0%} of the points on average, areas off by {mean(errors):.4f} on average "
-        f"and {max(errors):.4f} at most, by more than the bound in {beyond}. Occlusion with "
-        f"`coarse={found['coarse']}`, {len(windows)} maps: {1 - mean(windows):.0%} of the windows saved; rank correlation with the whole map "
+        f"and {max(errors):.4f} at most, by more than the bound in {beyond}. Occlusion with {coarse}, {len(windows)} "
+        f"maps: {1 - mean(windows):.0%} of the windows saved; rank correlation with the whole map "
         f"{mean(alike):.3f} on average, {min(alike):.3f} at least."
     )
 
