@@ -92,5 +92,9 @@ def test_every_metric_has_a_section():
 
 
 def test_the_documentation_has_every_table():
-    begun = {name for page in DOCS.glob("*.md") for name in re.findall(r"<!-- begin table: (\w+) \(make tables\)", page.read_text())}
+    begun = {
+        name
+        for page in DOCS.glob("*.md")
+        for name in re.findall(r"<!-- begin table: (\w+) \(make tables\)", page.read_text())
+    }
     assert begun == set(info.TABLES)
