@@ -241,6 +241,15 @@ def test_bad_input_is_said_once_without_a_traceback(call, tmp_path, words, messa
     assert out == ""
 
 
+@pytest.mark.parametrize("asked", [None, ":16:8"])
+def test_products_on_a_gpu_repeat_unless_the_environment_asks_for_something_else(monkeypatch, asked):
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", asked or "")  # so that it is put back
+    if asked is None:
+        monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
+    command_line.prepare_environment()
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == (asked or ":4096:8")
+
+
 def test_the_version_is_printed_without_composing_anything(call):
     assert call("--version") == (0, f"twinsight {__version__}\n", "")
 

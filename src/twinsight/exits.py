@@ -78,11 +78,13 @@ def report(error: BaseException, debug: bool = False, said: set[str] | None = No
 
 
 def prepare_environment() -> None:
-    """Before anything is imported that reads it: Hydra lets errors through to us, W&B tells its maker nothing."""
+    """Before anything is imported that reads it; what the user has set stays."""
     # Hydra would print errors in its own words and leave with 1; with this it lets them through to us.
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     # W&B reports its own crashes to its maker unless told not to; nothing leaves this machine unasked.
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+    # cuBLAS answers the same each time only with work spaces of fixed size, set before the first product.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 
 def _code_of(stop: SystemExit) -> int:

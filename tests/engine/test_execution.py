@@ -7,7 +7,7 @@ from toy import tiny_maps, tiny_model, tiny_pair
 from twinsight.engine import EXACT, Execution, PairBank, erased_windows, measured_chunk_size
 from twinsight.engine import execution as module
 from twinsight.errors import UserError
-from twinsight.explainers import ConditionalOcclusion, SmoothGrad
+from twinsight.explainers import ConditionalOcclusion, GradCAM, SmoothGrad
 from twinsight.metrics.functional import insertion_deletion
 
 
@@ -119,6 +119,46 @@ def test_a_chunk_size_is_measured_where_something_fits(monkeypatch):
     monkeypatch.setattr(module, "_seconds_an_image", full)
     with pytest.raises(UserError, match=r"`engine\.chunk_size=auto`: not even 4 images fit"):
         measured_chunk_size(model, torch.device("cpu"))
+
+
+FLAGS = (
+    (torch.backends.cuda.matmul, "allow_tf32"),
+    (torch.backends.cudnn, "allow_tf32"),
+    (torch.backends.cudnn, "deterministic"),
+    (torch.backends.cudnn, "benchmark"),
+)
+
+
+@pytest.fixture(params=[True, False])
+def before(request):
+    found = [getattr(backend, name) for backend, name in FLAGS]
+    for backend, name in FLAGS:
+        setattr(backend, name, request.param)  # these backends know no `delattr`, which monkeypatch asks for
+    yield request.param
+    for (backend, name), value in zip(FLAGS, found, strict=True):
+        setattr(backend, name, value)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16"])
+def test_products_on_a_gpu_are_exact_and_deterministic_and_what_was_set_is_set_again(precision, before):
+    found = []
+
+    def fails():
+        found.extend(getattr(backend, name) for backend, name in FLAGS)
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError), Execution(precision).products(torch.device("cuda")):
+        fails()
+    assert found == [precision == "tf32", precision == "tf32", True, False]
+    assert [getattr(backend, name) for backend, name in FLAGS] == [before] * 4
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("build", [GradCAM, SmoothGrad], ids=["Grad-CAM", "SmoothGrad"])
+def test_a_gpu_gives_the_same_bits_twice(build):
+    model, views = tiny_model(0).cuda(), [view.cuda() for view in tiny_pair(0, 2)]
+    first, second = (build(model)(*views) for _ in range(2))
+    assert torch.equal(first.map1, second.map1)
 
 
 @pytest.mark.gpu

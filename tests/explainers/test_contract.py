@@ -282,6 +282,8 @@ WRONG = {
     "one view": (lambda a, b: (a[0], b[0]), UserError, r"`view1` must be a float tensor .* got float32 \(3, 32, 32\)"),
     "no pair": (lambda a, b: (a[:0], b[:0]), UserError, r"B >= 1, got float32 \(0, 3, 32, 32\)"),
     "bytes": (lambda a, b: (a, b.byte()), UserError, r"`view2` must be a float tensor .* got uint8 \(3, 3, 32, 32\)"),
+    "doubles": (lambda a, b: (a, b.double()), UserError, "`view2` must be float32 for this model, got float64"),
+    "halves": (lambda a, b: (a.half(), b), UserError, "`view1` must be float32 for this model, got float16"),
     "an array": (lambda a, b: (a.numpy(), b), TypeError, "`view1` must be a tensor, got ndarray"),
     "uneven": (lambda a, b: (a, b[:2]), UserError, r"one shape, got \(3, 3, 32, 32\) and \(2, 3, 32, 32\)"),
     "other size": (lambda a, b: (a, b[..., :31]), UserError, r"one shape, got .* and \(3, 3, 32, 31\)"),

@@ -298,6 +298,7 @@ WRONG = {
     "maps of two pairs": ({"map2": RAMP.expand(2, 4, 4)}, UserError, r"`map2` must be \(1, h, w\), .* got \(2, 4, 4\)"),
     "views of two sizes": ({"view2": torch.rand(1, 3, 5, 4)}, UserError, r"one shape, got .* and \(1, 3, 5, 4\)"),
     "bytes": ({"view1": torch.zeros(1, 3, 4, 4).byte()}, UserError, "`view1` must be a float tensor"),
+    "doubles": ({"view1": torch.zeros(1, 3, 4, 4).double()}, UserError, "`view1` must be float32 .*, got float64"),
     "seeds": ({"seeds": torch.tensor([1, 2])}, UserError, r"`seeds` must be \(1,\), one per pair, got \(2,\)"),
     "protocol": ({"protocol": "papers"}, UserError, "unknown protocol 'papers': did you mean 'paper'"),
     "bank": ({"bank": PairBank(tiny_model(0))}, UserError, "`bank` was made for another model"),

@@ -67,21 +67,31 @@ class Execution:
     def products(self, device: torch.device) -> Iterator[None]:
         """Products of single precision numbers, as of backward passes, as exact as this precision says.
 
+        On a GPU by cuDNN's deterministic algorithms only, none of them chosen by a race of timings: the same numbers
+        each time. What was set before is set again afterwards.
+
         >>> with Execution("fp32").products(torch.device("cpu")):
         ...     pass
         """
         if device.type != "cuda":
             yield
             return
-        backends: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn)
-        before = [backend.allow_tf32 for backend in backends]
+        products, convolutions = torch.backends.cuda.matmul, torch.backends.cudnn
+        tf32 = self.precision == "tf32"
+        wanted: tuple[tuple[Any, str, bool], ...] = (
+            (products, "allow_tf32", tf32),
+            (convolutions, "allow_tf32", tf32),
+            (convolutions, "deterministic", True),
+            (convolutions, "benchmark", False),
+        )
+        before = [getattr(backend, name) for backend, name, _ in wanted]
         try:
-            for backend in backends:
-                backend.allow_tf32 = self.precision == "tf32"
+            for backend, name, value in wanted:
+                setattr(backend, name, value)
             yield
         finally:
-            for backend, allowed in zip(backends, before, strict=True):
-                backend.allow_tf32 = allowed
+            for (backend, name, _), value in zip(wanted, before, strict=True):
+                setattr(backend, name, value)
 
 
 EXACT = Execution()

@@ -11,7 +11,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from twinsight.engine import PairBank, baseline_image, check_views, generator, seeds_from_pixels
+from twinsight.engine import EXACT, PairBank, baseline_image, check_views, generator, seeds_from_pixels
 from twinsight.errors import UserError
 from twinsight.explainers.drawing import plot, plot_on_photo
 from twinsight.explainers.geometry import MapGeometry
@@ -160,16 +160,18 @@ class Explainer(pl.LightningModule):
             UserError: shapes do not fit, or the bank belongs to another model.
             NonFiniteEmbedding: the model answers NaN or infinity.
         """
-        check_views(view1, view2, seeds)
+        check_views(self.model, view1, view2, seeds)
         if bank is not None and bank.model is not self.model:
             raise UserError("`bank` was made for another model")
         bank = PairBank(self.model) if bank is None else bank
         # Trainers and callers may be in inference mode, whose tensors cannot take part in gradients.
-        with torch.inference_mode(False), torch.no_grad(), evaluating(self.model):
+        # Passes outside the bank, as of heads alone, are exact; the bank's are as its own precision says.
+        exact = EXACT.products(view1.device)
+        with torch.inference_mode(False), torch.no_grad(), evaluating(self.model), exact:
             view1, view2 = (view.clone() if view.is_inference() else view.detach() for view in (view1, view2))
             view1, view2 = view1.contiguous(), view2.contiguous()  # networks round by the layout of what they are given
             if partner_view2 is not None:
-                check_views(view1, partner_view2, None)
+                check_views(self.model, view1, partner_view2, None)
                 partner_view2 = partner_view2.clone().contiguous()
             seeds = seeds_from_pixels(view1) if seeds is None else seeds
             partners = [None] * len(view1) if partner_view2 is None else partner_view2

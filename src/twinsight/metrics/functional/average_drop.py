@@ -95,7 +95,7 @@ def average_drop(
     """
     options = resolve(protocol, PROTOCOL_OPTIONS, {"baseline": baseline, "floor": floor})
     check_baseline(options["baseline"])
-    check_views(view1, view2, seeds)
+    check_views(model, view1, view2, seeds)
     view1, view2 = view1.contiguous(), view2.contiguous()  # means and blurs round by the layout
     map1 = at_image_size(map1, view1, "map1")
     map2 = None if map2 is None else at_image_size(map2, view2, "map2")

@@ -146,7 +146,7 @@ def insertion_deletion(
     baselines = (insertion_baseline, options["deletion_baseline"])
     for baseline in baselines:
         check_baseline(baseline)
-    check_views(view1, view2, seeds)
+    check_views(model, view1, view2, seeds)
     view1, view2 = view1.contiguous(), view2.contiguous()  # means and blurs round by the layout
     size = (view1.shape[-2], view1.shape[-1])
     step = _step(size, points, step, granularity)

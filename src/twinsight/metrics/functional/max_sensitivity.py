@@ -86,7 +86,7 @@ def max_sensitivity(
     options = resolve(protocol, PROTOCOL_OPTIONS, {"units": units})
     if not isinstance(explainer, Explains):
         raise TypeError(f"`explainer` must be an Explainer, got {type(explainer).__name__}")
-    check_views(view1, view2, seeds)
+    check_views(explainer.model, view1, view2, seeds)
     check_options((view1.shape[-2], view1.shape[-1]), {**options, "radius": radius, "draws": draws})
     if explainer.maps == 0:
         raise UserError("`explainer` makes images, not maps: max-sensitivity has nothing to compare")

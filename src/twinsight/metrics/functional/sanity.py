@@ -201,7 +201,7 @@ def partner_sensitivity(
     tensor([0.])
     """
     bank, seeds = _checked(explainer, view1, view2, seeds, bank)
-    check_views(view1, partner_view2, None)
+    check_views(explainer.model, view1, partner_view2, None)
 
     def explained(first: Tensor, second: Tensor) -> Any:
         return explainer(first, second, seeds=seeds, bank=bank, partner_view2=partner_view2)
@@ -228,7 +228,7 @@ def _checked(
 ) -> tuple[PairBank, Tensor]:
     if not isinstance(explainer, Explains):
         raise TypeError(f"`explainer` must be an Explainer, got {type(explainer).__name__}")
-    check_views(view1, view2, seeds)
+    check_views(explainer.model, view1, view2, seeds)
     if explainer.maps == 0:
         raise UserError("`explainer` makes images, not maps: there is nothing to compare")
     return bank_for(explainer.model, bank), seeds_from_pixels(view1) if seeds is None else seeds
