@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import pytorch_lightning as pl
 import torch
+from matplotlib.figure import Figure
 from omegaconf import DictConfig
 from torch import nn
 
@@ -17,6 +18,7 @@ from twinsight import __main__ as command_line
 from twinsight import __version__
 from twinsight.errors import UserError
 from twinsight.exits import Terminated, terminable
+from twinsight.plotting import write_figure
 
 RUN = Path(__file__).parents[1] / "run.py"
 QUIET = ["hydra/job_logging=none", "hydra/hydra_logging=none"]
@@ -60,6 +62,13 @@ def interrupt_as_lightning_does(config: DictConfig) -> int:
 
 def write_into_the_root_of_a_file(config: DictConfig) -> int:
     Path(config.paths.output_root, "file", "below").mkdir(parents=True)
+    return 0
+
+
+def draw_for_print(config: DictConfig) -> int:
+    figure = Figure()
+    figure.text(0, 0, "fonts are embedded")
+    write_figure(figure, Path(config.paths.output_root, "figure.pdf"))
     return 0
 
 
@@ -303,6 +312,15 @@ def test_bad_input_exits_with_two_from_the_shell(tmp_path):
     assert process.returncode == 2
     assert error.startswith("error: unknown explainer 'grad_cam'")
     assert not list(tmp_path.iterdir())  # nothing was begun
+
+
+def test_fonts_embedded_in_a_figure_are_not_talked_of(tmp_path):
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
+    words = ["task._target_=test_command_line.draw_for_print", f"paths.output_root={tmp_path}"]
+    process = spawn(*words, cwd=tmp_path, env=environment)
+    assert process.communicate(timeout=120)[1] == ""
+    assert process.returncode == 0
+    assert (tmp_path / "figure.pdf").exists()
 
 
 def test_help_piped_to_a_reader_that_stops_ends_quietly():
