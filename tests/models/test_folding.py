@@ -80,6 +80,37 @@ def test_gradients_go_back_through_a_folded_copy_as_through_its_network(model, f
     assert (found[1] - found[0]).norm() <= 1e-3 * found[0].norm()
 
 
+@pytest.mark.parametrize("size", [(11, 12), (16, 9)])
+@pytest.mark.parametrize("groups", [1, 3])
+@pytest.mark.parametrize("channels", [3, 6])  # images' few go their own way
+@pytest.mark.parametrize(
+    ("kernel", "stride", "padding", "dilation"),
+    [
+        (kernel, stride, padding, dilation)
+        for kernel in (1, 2, 3, 7)
+        for stride in (1, 2, 3)
+        for padding in (0, 1, 3)
+        for dilation in (1, 2)
+        if dilation * (kernel - 1) + 1 <= 9 + 2 * padding
+    ],
+)
+def test_gradients_go_back_through_any_packed_convolution(kernel, stride, padding, dilation, channels, groups, size):
+    draw = torch.Generator().manual_seed(0)
+    layer = nn.Conv2d(channels, 6, kernel, stride, padding, dilation, groups).requires_grad_(False)
+    packed = FoldedConvolution(layer, None, relu=False)
+    images = torch.randn((2, channels, *size), generator=draw)
+    packed.pack(2, images.shape)
+    assert packed._packed is not None
+    for leaf in (images, images[:1], images[..., 1:, :]):  # packed and the way back found for two of one size
+        found = []
+        for network in (layer, packed):
+            leaf = leaf.clone().requires_grad_()
+            answer = network(leaf)
+            weights = torch.randn(answer.shape, generator=draw.manual_seed(1))
+            found += torch.autograd.grad((answer * weights).sum(), leaf)
+        torch.testing.assert_close(found[1], found[0], rtol=0, atol=2e-6 * found[0].abs().max().item() + 1e-9)
+
+
 def test_the_network_itself_is_not_changed(model):
     before = copy.deepcopy(model.state_dict())
     modules = list(model.modules())

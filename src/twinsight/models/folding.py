@@ -6,7 +6,7 @@ What is folded is a copy that shares every module that did not change; the netwo
 import copy
 import logging
 import operator
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from functools import cache
 from typing import Any
 
@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 
 TOLERANCE = 1e-5
 """Largest deviation of an embedding from the network's own, relative to its largest value or to 1."""
+_FEW_CHANNELS = 4
 _RELUS = (F.relu, torch.relu, torch.relu_, "relu", "relu_")
 _SUMS = (operator.add, torch.add, "add")
 _SUMS_IN_PLACE = (operator.iadd, "add_")
@@ -115,6 +116,7 @@ class FoldedConvolution(nn.Module):
         self._shape: torch.Size | None = None
         self._sums = True
         self._packed: Tensor | None = None
+        self._back: tuple[torch.Size, Callable[[Tensor], Tensor]] | None = None
 
     def forward(self, x: Tensor, summand: Tensor | None = None) -> Tensor:
         if self._packed is not None:
@@ -126,13 +128,14 @@ class FoldedConvolution(nn.Module):
             y = y + summand
         return F.relu(y, inplace=True) if self.relu else y
 
-    def pack(self, count: int) -> None:
-        """Lay the weights out as oneDNN wants them for ``count`` images of the size of the last pass."""
-        if self._shape is None or not self._sums:
+    def pack(self, count: int, shape: torch.Size | None = None) -> None:
+        """Lay the weights out as oneDNN wants them for ``count`` inputs of ``shape``, or of that of the last pass."""
+        shape = self._shape if shape is None else shape
+        if shape is None or not self._sums:
             return
         stride, padding, dilation, groups = self.geometry
         lay_out: Any = torch._C._nn.mkldnn_reorder_conv2d_weight
-        self._packed = lay_out(self.weight.to_mkldnn(), padding, stride, dilation, groups, [count, *self._shape[1:]])
+        self._packed = lay_out(self.weight.to_mkldnn(), padding, stride, dilation, groups, [count, *shape[1:]])
         del self.weight
 
     def without_padding(self, shape: torch.Size) -> "FoldedConvolution":
@@ -143,8 +146,8 @@ class FoldedConvolution(nn.Module):
         other.geometry = (stride, (0, 0), dilation, groups)
         if self._packed is not None:
             other.weight = nn.Parameter(self._packed.to_dense(), requires_grad=False)
-            other._packed, other._shape = None, shape
-            other.pack(shape[0])
+            other._packed, other._back = None, None
+            other.pack(shape[0], shape)
         return other
 
     def fused(self, x: Tensor, summand: Tensor | None) -> Tensor:
@@ -160,15 +163,11 @@ class FoldedConvolution(nn.Module):
 
     def taken_back(self, gradient: Tensor, size: torch.Size) -> Tensor:
         """Gradient at an input of ``size`` from that at the output of the convolution; for what has been packed."""
-        assert self._packed is not None
-        stride, padding, dilation, groups = self.geometry
-        # All three in channels-last layout; oneDNN else copies each to and fro, which takes as long as the product.
-        laid_out: Any = {"memory_format": torch.channels_last}
-        weight = self._packed.to_dense().contiguous(**laid_out)
-        like = torch.empty(size, dtype=gradient.dtype, **laid_out)
-        fixed = (None, stride, padding, dilation, False, (0, 0), groups, (True, False, False))
-        to_input, _, _ = torch.ops.aten.convolution_backward(gradient.contiguous(**laid_out), like, weight, *fixed)
-        return to_input
+        gradient = gradient.contiguous(memory_format=torch.channels_last)
+        if self._back is None or self._back[0] != size[1:]:
+            assert self._packed is not None
+            self._back = size[1:], _way_back(self._packed.to_dense(), self.geometry, gradient, size)
+        return self._back[1](gradient)
 
 
 class _Fused(torch.autograd.Function):
@@ -188,6 +187,61 @@ class _Fused(torch.autograd.Function):
             gradient = torch.ops.aten.threshold_backward(gradient, y, 0)
         to_x = context.module.taken_back(gradient, context.size) if context.needs_input_grad[0] else None
         return to_x, gradient if context.summed else None, None
+
+
+def _way_back(weight: Tensor, geometry: Any, gradient: Tensor, size: torch.Size) -> Callable[[Tensor], Tensor]:
+    """What takes gradients like ``gradient`` at the output of a convolution back to its input of ``size``.
+
+    A convolution itself where that is no slower than oneDNN's own way back, because its weights are laid out once: at
+    stride 1, and to the few channels of images, which fill no vector of oneDNN's.
+    """
+    (stride, strides), padding, dilation, groups = geometry
+    shuffled = stride == strides and (stride == 1 or weight.shape[1] <= _FEW_CHANNELS)
+    if shuffled and groups == 1 and dilation == (1, 1) and all(map(operator.gt, weight.shape[2:], padding)):
+        return _as_convolution(weight, stride, padding, gradient, size)
+    laid_out: Any = {"memory_format": torch.channels_last}
+    weight = weight.contiguous(**laid_out)
+
+    def taken_back(gradient: Tensor) -> Tensor:
+        # All three in channels-last layout; oneDNN else copies each to and fro, which takes as long as the product.
+        like = torch.empty((len(gradient), *size[1:]), dtype=gradient.dtype, **laid_out)
+        fixed = (None, (stride, strides), padding, dilation, False, (0, 0), groups, (True, False, False))
+        return torch.ops.aten.convolution_backward(gradient, like, weight, *fixed)[0]
+
+    return taken_back
+
+
+def _as_convolution(
+    weight: Tensor, stride: int, padding: tuple[int, int], gradient: Tensor, size: torch.Size
+) -> Callable[[Tensor], Tensor]:
+    """The way back as one convolution of stride 1, which makes a channel for each of ``stride**2`` places of an input.
+
+    With ``y[o] = sum_t w[t] x[stride o + t - padding]``, the gradient at ``x[stride i + a]`` is
+    ``sum_r w[stride r + a + padding] g[i - r]``: for each ``a`` a correlation of g with every stride-th weight, turned.
+    """
+    taps, before, around, cells = [], [], [], []
+    for axis in (0, 1):
+        kernel, pad, wanted = weight.shape[2 + axis], padding[axis], -(-size[2 + axis] // stride)
+        last, first = (kernel - 1 - pad) // stride, -((stride - 1 + pad) // stride)
+        at = stride * torch.arange(last, first - 1, -1) + torch.arange(stride).unsqueeze(1) + pad
+        taps.append(torch.where((at >= 0) & (at < kernel), at, kernel))  # what is no tap is the zero put after them
+        after = wanted + at.shape[1] - 1 - last - gradient.shape[2 + axis]
+        before.append(last)
+        around.append(max(last, after))
+        cells.append(wanted)
+    phases = F.pad(weight, (0, 1, 0, 1))[:, :, taps[0]][..., taps[1]]  # (out, in, stride, taps, stride, taps)
+    phases = phases.permute(1, 2, 4, 0, 3, 5).flatten(0, 2)
+    convolution = nn.utils.skip_init(nn.Conv2d, phases.shape[1], len(phases), phases.shape[2:], padding=tuple(around))
+    convolution.weight, convolution.bias = nn.Parameter(phases, requires_grad=False), None
+    layer = FoldedConvolution(convolution, None, relu=False)
+    layer.pack(len(gradient), gradient.shape)
+    top, left = (some - start for some, start in zip(around, before, strict=True))
+
+    def taken_back(gradient: Tensor) -> Tensor:
+        found = layer.fused(gradient, None)[..., top : top + cells[0], left : left + cells[1]]
+        return found if stride == 1 else F.pixel_shuffle(found, stride)[..., : size[2], : size[3]]
+
+    return taken_back
 
 
 def _normed(weight: Tensor, bias: Tensor | None, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
