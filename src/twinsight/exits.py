@@ -13,6 +13,13 @@ from types import FrameType
 FINISHED, SOME_FAILED, USER_ERROR, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 GRACE_SECONDS = 9.0
 """For whoever was told to stop: until then nobody kills it, and the same signal again breaks nothing."""
+_TELEMETRY_OFF = {
+    "GRADIO_ANALYTICS_ENABLED": "False",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "WANDB_ERROR_REPORTING": "false",
+}
 
 
 class Terminated(BaseException):
@@ -81,10 +88,15 @@ def prepare_environment() -> None:
     """Before anything is imported that reads it; what the user has set stays."""
     # Hydra would print errors in its own words and leave with 1; with this it lets them through to us.
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
-    # W&B reports its own crashes to its maker unless told not to; nothing leaves this machine unasked.
-    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     # cuBLAS answers the same each time only with work spaces of fixed size, set before the first product.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    silence_telemetry()
+
+
+def silence_telemetry() -> None:
+    """Libraries that report their use or crashes to their makers do not, unless the environment asks for it."""
+    for variable, value in _TELEMETRY_OFF.items():
+        os.environ.setdefault(variable, value)
 
 
 def _code_of(stop: SystemExit) -> int:

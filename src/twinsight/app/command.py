@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from tempfile import TemporaryDirectory
 
 from twinsight.errors import UserError
+from twinsight.exits import silence_telemetry
 
 
 def main(words: Sequence[str]) -> int:
@@ -31,8 +32,8 @@ def main(words: Sequence[str]) -> int:
     if not 0 <= asked.port <= 65535:
         raise UserError(f"`--port` must be a number from 0 to 65535, got {asked.port}")
     with TemporaryDirectory(prefix="twinsight-app-") as uploads:
-        # Read when Gradio is imported: it tells its makers nothing, and keeps files where we remove them.
-        os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": uploads, "HF_HUB_DISABLE_TELEMETRY": "1"}
+        silence_telemetry()
+        os.environ["GRADIO_TEMP_DIR"] = uploads  # read when Gradio is imported: it keeps files where we remove them
         try:
             import gradio  # noqa: F401
         except ImportError:

@@ -10,7 +10,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig
 
 from twinsight.errors import UserError, require_extra
-from twinsight.exits import GRACE_SECONDS, exit_code
+from twinsight.exits import GRACE_SECONDS, exit_code, silence_telemetry
 from twinsight.study.job import Order
 from twinsight.study.remote import Surroundings, work
 from twinsight.study.study import Study, StudyCell
@@ -25,8 +25,7 @@ def check(config: DictConfig) -> None:
     Raises:
         UserError: Ray is missing; the task is no study.
     """
-    # Ray tells its makers how it is used unless told not to, as early as it is imported.
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    silence_telemetry()  # Ray reads it as early as it is imported
     os.environ.setdefault("RAY_DEDUP_LOGS", "0")  # lines of different jobs that differ in a number are no repetition
     require_extra("hydra/launcher=ray", "Ray", "ray")
     if config.task._target_ != "twinsight.study.explain":

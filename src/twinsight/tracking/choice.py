@@ -12,6 +12,7 @@ from PIL import Image
 from pytorch_lightning.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 
 from twinsight.errors import UserError, require_extra
+from twinsight.exits import silence_telemetry
 from twinsight.tracking.runs import MODES, check_mode
 
 _NEEDS = {"MLFlowLogger": "mlflow", "TensorBoardLogger": "tensorboard"}
@@ -60,8 +61,8 @@ def build(node: DictConfig, **options: Any) -> Logger:
 
 def _prepare_mlflow(node: DictConfig) -> dict[str, Any]:
     """Make the folders that MLflow expects; options by which it finds them from wherever it runs."""
-    # MLflow reports its use to its makers unless told not to, and waits for minutes where its server does not answer.
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    silence_telemetry()  # for whoever comes from Python, not from the command line
+    # MLflow waits for minutes where its server does not answer.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     database, place = node.get("tracking_uri") or "", node.get("artifact_location")
