@@ -101,19 +101,21 @@ def build(workshop: Workshop) -> gr.Blocks:
             "<h1>twinsight</h1><p>Why does a self-supervised network find two views similar? "
             "Choose photos and methods; each draws on both views what made them alike.</p>",
             elem_id="intro",
+            padding=False,
         )
         with gr.Row(equal_height=False):
             with gr.Column(scale=4, min_width=320, elem_id="choices"):
                 form = _Form(workshop)
             with gr.Column(scale=7, min_width=320):
-                status = gr.HTML("", elem_id="status")
-                results = gr.HTML(_EMPTY, elem_id="results")
+                results = gr.HTML(_EMPTY, elem_id="results", padding=False)
                 with gr.Accordion("Command and link", open=False, elem_id="elsewhere"):
-                    command = gr.Code(label="On the command line", language="shell", interactive=False, lines=2)
+                    command = gr.Code(
+                        label="On the command line", language="shell", interactive=False, lines=2, wrap_lines=True
+                    )
                     link = gr.Textbox(
                         label="Link to these settings", interactive=False, buttons=["copy"], elem_id="link"
                     )
-        _wire(workshop, form, page, [status, results, command, link])
+        _wire(workshop, form, page, [form.status, results, command, link])
         add_api(workshop)
     page.queue(default_concurrency_limit=1, max_size=64)
     return page
@@ -131,6 +133,7 @@ class _Form:
             f"<p>Examples</p><div>{''.join(_thumbnail(name) for name in demo_photos())}</div>",
             js_on_load=_CHOOSE_EXAMPLE,
             elem_id="examples",
+            padding=False,
         )
         self.model = gr.Dropdown(list(workshop.models), value="demo_simclr", label="Model", elem_id="model")
         self.explainers = gr.Dropdown(
@@ -145,10 +148,12 @@ class _Form:
             self.points = gr.Number(
                 56, label="Points per curve", precision=0, minimum=1, maximum=1000, elem_id="points"
             )
-        with gr.Row(elem_id="buttons"):
-            self.explain = gr.Button("Explain", variant="primary", size="md", elem_id="explain", min_width=90)
-            self.score = gr.Button("Explain and score", size="md", elem_id="score", min_width=150)
-            self.cancel = gr.Button("Cancel", size="md", elem_id="cancel", min_width=80, interactive=False)
+        with gr.Column(elem_id="foot"):  # stays in sight, and with it how far the work is
+            with gr.Row(elem_id="buttons"):
+                self.explain = gr.Button("Explain", variant="primary", size="md", elem_id="explain", min_width=80)
+                self.score = gr.Button("Explain and score", size="md", elem_id="score", min_width=140)
+                self.cancel = gr.Button("Cancel", size="md", elem_id="cancel", min_width=70, interactive=False)
+            self.status = gr.HTML("", elem_id="status", padding=False)
 
     @property
     def inputs(self) -> list[Any]:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from twinsight.app.work import SIDE, Explained, LeftOut
 from twinsight.metrics import METRICS
-from twinsight.plotting import COLUMN, draw_curves, overlay, shared_scale
+from twinsight.plotting import COLUMN, OPACITY, draw_curves, fading_colormap, overlay, shared_scale
 from twinsight.plotting.figure import DPI, PRINT_DPI
 from twinsight.plotting.furniture import readable
 
@@ -40,11 +40,11 @@ def card_html(one: Explained) -> str:
     """One explainer: heatmaps side by side, the nine metrics and the curves where they were computed."""
     head = f'<h3>{escape(one.title)}</h3><span class="name">{escape(one.name)}</span>'
     parts = [f'<section class="card" data-explainer="{escape(one.name)}"><header>{head}</header>']
-    parts.append(f'<div class="views">{"".join(_figures(one))}</div>')
+    parts.append(f'<div class="views">{"".join(_figures(one))}</div>{_scale(one)}')
     scored = [name for name in METRICS if name in one.columns or name in one.not_applicable]
     if any(name in one.columns for name in scored):
         cells = [_score(name, one) for name in scored]
-        parts.append(f'<dl class="scores">{"".join(cells)}</dl>')
+        parts.append(f'<dl class="scores">{"".join(cells)}</dl>{_reasons(one)}')
     if one.curves:
         curves = {label: one.curves[name] for name, label in _CURVES.items() if name in one.curves}
         figure = draw_curves(curves, inches=COLUMN).figure  # with the legend below, for screens as narrow as a column
@@ -88,10 +88,29 @@ def _score(name: str, one: Explained) -> str:
     better = "higher is better" if METRICS[name].higher_is_better else "lower is better"
     arrow = "↑" if METRICS[name].higher_is_better else "↓"
     if name not in one.columns:
-        why = escape(one.not_applicable[name])
-        return f'<div title="{why}"><dt>{name.upper()}</dt><dd class="none">–</dd></div>'
+        return f'<div><dt>{name.upper()}</dt><dd class="none">–</dd></div>'
     head = f'<dt>{name.upper()} <span aria-label="{better}">{arrow}</span></dt>'
     return f'<div title="{better}">{head}<dd>{readable(one.columns[name])}</dd></div>'
+
+
+def _reasons(one: Explained) -> str:
+    """Why metrics are missing, each reason once."""
+    names: dict[str, list[str]] = {}
+    for name, why in one.not_applicable.items():
+        names.setdefault(why, []).append(name.upper())
+    return "".join(f'<p class="why">{" ".join(those)}: {escape(why)}</p>' for why, those in names.items())
+
+
+def _scale(one: Explained) -> str:
+    """Which colours mean how much, on the grey of a photo of middling brightness."""
+    signed, limit = shared_scale([each for each in one.drawn if each is not None]) if one.drawn else (False, None)
+    if limit is None:
+        return ""
+    colors = fading_colormap(signed, OPACITY)(np.linspace(0, 1, 256))
+    bar = _pixels(np.tile(colors[:, :3] * colors[:, 3:] + 0.5 * (1 - colors[:, 3:]), (8, 1, 1)))
+    low, high = ("0" if value == 0 else readable(value) for value in limit)
+    ends = f'<span>{low}</span><img src="{bar}" alt="from least to most important"><span>{high}</span>'
+    return f'<div class="scale"><span>Importance</span>{ends}</div>'
 
 
 def _pixels(image: NDArray) -> str:

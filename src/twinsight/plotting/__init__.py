@@ -15,10 +15,11 @@ from twinsight.plotting.images import draw_images, write_gif
 from twinsight.plotting.original import Place, overlay_on_photo
 from twinsight.plotting.pair import draw_explanation, draw_pair
 from twinsight.plotting.parallel import draw_parallel
-from twinsight.plotting.scale import color_limits, degeneracy, fading_colormap, is_signed, shared_scale
+from twinsight.plotting.scale import OPACITY, color_limits, degeneracy, fading_colormap, is_signed, shared_scale
 
 __all__ = [
     "COLUMN",
+    "OPACITY",
     "PAGE",
     "ExplainedPair",
     "Place",

@@ -6,7 +6,7 @@ from matplotlib.colors import Normalize
 from matplotlib.image import AxesImage
 from numpy.typing import ArrayLike, NDArray
 
-from twinsight.plotting.scale import color_limits, degeneracy, fading_colormap, is_signed
+from twinsight.plotting.scale import OPACITY, color_limits, degeneracy, fading_colormap, is_signed
 
 
 def overlay(
@@ -14,7 +14,7 @@ def overlay(
     image: ArrayLike,
     heatmap: ArrayLike,
     signed: bool | None = False,
-    alpha: float = 0.75,
+    alpha: float = OPACITY,
     limit: float | tuple[float, float] | None = None,
     saturation: float = 0.2,
 ) -> AxesImage:
@@ -61,7 +61,7 @@ def draw_map(
     heatmap: ArrayLike,
     extent: tuple[float, float, float, float],
     signed: bool | None = False,
-    alpha: float = 0.75,
+    alpha: float = OPACITY,
     limit: float | tuple[float, float] | None = None,
 ) -> AxesImage:
     """A map without its photo, stretched over ``extent`` (left, right, bottom, top); else as :func:`overlay`."""

@@ -9,6 +9,7 @@ from matplotlib.patches import Rectangle
 from numpy.typing import ArrayLike, NDArray
 
 from twinsight.plotting.heatmap import checked_heatmap, checked_image, draw_map, show_photo
+from twinsight.plotting.scale import OPACITY
 
 
 class Place(NamedTuple):
@@ -31,7 +32,7 @@ def overlay_on_photo(
     heatmap: ArrayLike | None,
     place: Place,
     signed: bool | None = False,
-    alpha: float = 0.75,
+    alpha: float = OPACITY,
     limit: float | tuple[float, float] | None = None,
     saturation: float = 0.2,
     outside: float = 0.35,

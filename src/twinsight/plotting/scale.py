@@ -13,6 +13,8 @@ SEQUENTIAL, SEQUENTIAL_RANGE = "inferno", (0.3, 1.0)
 # The whitish middle is left out: fading does its work, and white would lie over the photo like fog.
 DIVERGING, DIVERGING_MARGIN, DIVERGING_GAP = "RdBu_r", 0.06, 0.3
 FADE = 0.85
+OPACITY = 0.75
+"""Of the strongest values."""
 
 
 def shared_scale(heatmaps: Sequence[ArrayLike], signed: bool | None = None) -> tuple[bool, tuple[float, float] | None]:
