@@ -150,7 +150,9 @@ class _Form:
             )
         with gr.Column(elem_id="foot"):  # stays in sight, and with it how far the work is
             with gr.Row(elem_id="buttons"):
-                self.explain = gr.Button("Explain", scale=1, variant="primary", size="md", elem_id="explain", min_width=80)
+                self.explain = gr.Button(
+                    "Explain", scale=1, variant="primary", size="md", elem_id="explain", min_width=80
+                )
                 self.score = gr.Button("Explain and score", scale=2, size="md", elem_id="score", min_width=140)
                 self.cancel = gr.Button("Cancel", scale=1, size="md", elem_id="cancel", min_width=70, interactive=False)
             self.status = gr.HTML("", elem_id="status", padding=False)
