@@ -1,7 +1,9 @@
 """The documentation as a site, in Chromium: built without a warning, whole without a network. ``make test-browser``."""
 
+import importlib
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -65,18 +67,43 @@ def page(browser: Any, site: Site) -> Iterator[Any]:
     context.close()
 
 
-def test_every_page_opens_with_all_its_pictures_and_asks_nothing_of_another_host(page, site):
+BROKEN = """async () => {
+  const images = [...document.images];
+  await Promise.allSettled(images.map((image) => { image.loading = "eager"; return image.decode(); }));
+  return images.filter((image) => !image.naturalWidth).map((image) => image.src);
+}"""
+
+TEXT = """() => {
+  const shown = document.querySelector("article").cloneNode(true);
+  for (const part of shown.querySelectorAll("code, math")) part.remove();
+  for (const quote of shown.querySelectorAll("blockquote blockquote")) quote.prepend(">>>");
+  return shown.textContent;
+}"""
+
+
+def test_every_page_is_whole_at_either_width_and_asks_nothing_of_another_host(page, site):
     names = sorted(str(path.relative_to(site.folder)) for path in site.folder.rglob("*.html") if path.stem != "404")
-    assert {"index.html", "explainers.html", "api.html", "results/index.html"} <= set(names)
+    assert {"index.html", "explainers.html", "api/index.html", "results/index.html"} <= set(names)
     for name in names:
+        page.set_viewport_size({"width": 1280, "height": 900})
         page.goto(site.address + name)
         page.wait_for_selector("article h1")
-        broken = """async () => {
-          const images = [...document.images];
-          await Promise.allSettled(images.map((image) => { image.loading = "eager"; return image.decode(); }));
-          return images.filter((image) => !image.naturalWidth).map((image) => image.src);
-        }"""
-        assert page.evaluate(broken) == [], name
+        assert page.evaluate(BROKEN) == [], name
+        unread = re.findall(
+            r".*(?:\$|\\\w|`|>>>|:[a-z]+:|\*\*|\]\().*", page.evaluate(TEXT)
+        )  # markup that nothing has read
+        assert unread == [], name
+        for width in (1280, 400):
+            page.set_viewport_size({"width": width, "height": 900})
+            assert page.evaluate("document.documentElement.scrollWidth") <= width, name
+
+
+@pytest.mark.parametrize("room", ["explainers", "metrics", "metrics.functional"])
+def test_the_reference_has_every_public_class_and_function(site, room):
+    module = importlib.import_module(f"twinsight.{room}")
+    text = (site.folder / "api" / f"{room.partition('.')[0]}.html").read_text()
+    there = set(re.findall(r'id="twinsight\.[\w.]+\.(\w+)"', text))
+    assert {name for name in module.__all__ if callable(getattr(module, name))} - there == set()
 
 
 def test_what_is_searched_is_found_without_another_host(page, site):
