@@ -1,24 +1,31 @@
 """`python run.py` gives the numbers that it gave before: an upgrade of a dependency that moves them is noticed.
 
-With AVX2 instead of AVX-512, or another number of threads, they move by less than 1e-6, normalised areas by 6e-5 of
-their size: these divide by the gap between both ends of a curve, which may be 1e-3. Where the tolerance is passed on
-purpose, `python tests/demo_cell.py` locks the new numbers, and the changelog says why they are new.
+Where a tolerance is passed on purpose, `python tests/demo_cell.py` locks the new numbers, and the changelog says why
+they are new.
 """
 
 import json
+import re
 
 import pytest
 
 from demo_cell import LOCKED, run_demo_cell
 
-TOLERANCE, TOLERANCE_OF_NORMALIZED = 1e-5, 1e-3
+TOLERANCES = {
+    r"map\d": 1e-3,  # they are kept in half precision
+    # Rounding decides which of two nearly equal pixels comes first. Other kernels moved areas by up to 6e-5, and these
+    # by up to 3e-3, which divide by the gap between both ends of a curve.
+    r"(s|c)(i|d)\d?_normalized": 1e-2,
+    r"(s|c)(i|d)\d?|srg.*": 2e-4,
+    "": 1e-5,
+}
 
 
 def same(name, found, locked):
+    tolerance = next(value for pattern, value in TOLERANCES.items() if not pattern or re.fullmatch(pattern, name))
     if isinstance(locked, list):
-        return len(found) == len(locked) and all(same(name, *each) for each in zip(found, locked, strict=True))
+        return list(found) == pytest.approx(locked, rel=0, abs=tolerance * max(map(abs, locked), default=0))
     if isinstance(locked, float):
-        tolerance = TOLERANCE_OF_NORMALIZED if name.endswith("_normalized") else TOLERANCE
         return found == pytest.approx(locked, rel=tolerance, abs=tolerance)
     return found == locked
 

@@ -1,14 +1,19 @@
 """Precision, compilation and chunk sizes: what a user may opt in to, and what happens where a machine cannot."""
 
+import gc
+import weakref
+
 import pytest
 import torch
 
 from toy import tiny_maps, tiny_model, tiny_pair
+from twinsight import explain
 from twinsight.engine import EXACT, Execution, PairBank, erased_windows, measured_chunk_size
 from twinsight.engine import execution as module
 from twinsight.errors import UserError
 from twinsight.explainers import ConditionalOcclusion, GradCAM, SmoothGrad
 from twinsight.metrics.functional import insertion_deletion
+from twinsight.models import folded, small_two_view
 
 
 def windows(image, count=5):
@@ -174,3 +179,40 @@ def test_a_gpu_agrees_with_the_cpu(precision, compiled):
     assert torch.backends.cudnn.allow_tf32
     tolerance = {"fp32": 1e-5, "tf32": 5e-3, "bf16": 5e-2}[precision]
     torch.testing.assert_close(found.map1.cpu(), expected.map1, rtol=0, atol=tolerance)
+
+
+def test_a_network_is_folded_once_until_it_changes(monkeypatch):
+    made = []
+    monkeypatch.setattr(module, "folded", lambda *arguments: made.append(folded(*arguments)) or made[-1])
+    model, views = small_two_view(widths=(8, 16), blocks=1, input_size=32).eval(), torch.rand(2, 1, 3, 32, 32)
+    for _ in range(2):
+        explain(model, *views, explainer="gradcam")
+        explain(model, *views, explainer="input_x_gradient")
+    assert len(made) == 1
+    assert made[0] is not None
+    before = PairBank(model).embedding(views[0][0])
+    with torch.no_grad():
+        next(model.parameters()).mul_(1.1)
+    after = PairBank(model).embedding(views[0][0])
+    assert len(made) == 2
+    assert not torch.equal(after, before)
+
+
+def test_a_kept_copy_goes_when_its_network_does():
+    model = small_two_view(widths=(8, 16), blocks=1).eval()
+    PairBank(model).embedding(tiny_pair(0, 1)[0][0])
+    copy = module._copies[model][1]
+    gone = weakref.ref(model), weakref.ref(copy)
+    del model, copy
+    gc.collect()
+    assert [one() for one in gone] == [None, None]
+
+
+def test_a_whole_view_has_the_same_embedding_with_a_graph_as_without():
+    model, (image,) = small_two_view(widths=(8, 16), blocks=1).eval(), tiny_pair(0, 1)[0]
+    bank = PairBank(model)
+    with torch.enable_grad():
+        embedding = bank.encode_whole(image[None].clone().requires_grad_())
+    assert embedding.requires_grad
+    assert torch.equal(embedding[0], bank.embedding(image))
+    assert bank.forwards == 2

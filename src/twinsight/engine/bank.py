@@ -9,7 +9,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from twinsight.engine.execution import CHUNK_SIZE, EXACT, Execution, FastNetwork
+from twinsight.engine.execution import CHUNK_SIZE, EXACT, Execution, FastNetwork, fast_copy
 from twinsight.engine.incremental import windows_of
 from twinsight.engine.perturbations import Perturbation
 from twinsight.engine.seeds import content_digest
@@ -29,8 +29,8 @@ class PairBank:
     """Every view, and every perturbed version of a view, is encoded once per distinct content.
 
     Whole views go through the network one at a time, perturbed versions in chunks of fixed size (the last one padded
-    by repeating its last image) through a folded copy of it (:func:`twinsight.models.folded`) where that is safe, in
-    one memory layout: rounding then depends on the pair and the chunk size, never on the batch.
+    by repeating its last image); all through a folded copy of it (:func:`twinsight.models.folded`) where that is safe,
+    in one memory layout: rounding then depends on the pair and the chunk size, never on the batch.
 
     Args:
         model: the network; its parameters must be frozen by the caller where that matters.
@@ -70,16 +70,17 @@ class PairBank:
         self._kept: OrderedDict[Hashable, Tensor] = OrderedDict()
         self._bytes = 0
         self._channels_last = True
-        self._fast: tuple[Hashable, FastNetwork | None] = (None, None)
+        self._many: tuple[Hashable, FastNetwork | None] = (None, None)
 
     def features(self, image: Tensor, view: int = 1) -> Tensor:
         """Feature map ``(D, h, w)`` of a ``(C, H, W)`` image."""
         key = ("features", content_digest(image), self._side(view))
         if key not in self._kept:
+            _finite(image, f"view {view}")
             with _plain_tensors():
                 self.before_pass(1)
                 self.forwards += 1
-                self._keep(key, self._laid_out(self.model.features, image.unsqueeze(0), view).contiguous().squeeze(0))
+                self._keep(key, self._features(self._for_whole(image), image.unsqueeze(0), view).squeeze(0))
         return self._get(key)
 
     def embedding(self, image: Tensor, view: int = 1) -> Tensor:
@@ -93,7 +94,7 @@ class PairBank:
             with _plain_tensors():
                 # A copy: a network that works in place must not overwrite what is kept.
                 features = self.features(image, view).unsqueeze(0).clone()
-                embedding = self.execution.run(self.model.embed, features, view).squeeze(0)
+                embedding = self.execution.run(self._for_whole(image).embed, features, view).squeeze(0)
             self._keep(key, _finite(embedding, f"view {view}"))
         return self._get(key)
 
@@ -106,22 +107,23 @@ class PairBank:
             self.forwards += len(perturbation)
         return self._get(key)
 
-    def encode(self, images: Tensor, view: int = 1, many: bool = False) -> Tensor:
+    def encode(self, images: Tensor, view: int = 1, own: bool = False) -> Tensor:
         """Embeddings ``(n, d)`` of ``(n, C, H, W)`` images in one pass, with a graph where the caller builds one.
 
         Nothing is kept and nothing split: for what needs gradients, inside :meth:`in_chunks` where there are many.
 
         Args:
-            many: use the folded copy of the network. Not where hooks or modes are to see the network's own modules, or
-                where an embedding must be to the last bit what :meth:`embedding` says.
+            own: go through the network's own modules, where hooks or modes are to see them. That rounds otherwise.
         """
+        if own:
+            return self._encoded(self.model, images, view)
         self.before_pass(len(images))
         self.forwards += len(images)
-        if many:
-            return full_precision(self._laid_out(self._for_many(images).with_graph, images, view))
-        # As for whole views, contiguous features: a mean over space rounds by their layout.
-        features = self._laid_out(self.model.features, images, view).contiguous()
-        return full_precision(self.execution.run(self.model.embed, features, view))
+        return full_precision(self._laid_out(self._fast(images[0]), images, view))
+
+    def encode_whole(self, image: Tensor, view: int = 1) -> Tensor:
+        """Embedding ``(1, d)`` of a whole view ``(1, C, H, W)`` as :meth:`embedding` has it, but with a graph."""
+        return self._encoded(self._for_whole(image[0]), image, view)
 
     def gradients(
         self, score: Tensor, images: Sequence[Tensor], count: int | None = None, keep_graph: bool = False
@@ -147,6 +149,7 @@ class PairBank:
         """
         key = ("embedding", content_digest(image), self._side(view))
         if key not in self._kept:
+            _finite(image, f"view {view}")
             self._keep(key, _finite(embedding, f"view {view}"))
 
     def in_chunks(self, count: int, work: Callable[[int, int], T]) -> list[T]:
@@ -172,7 +175,7 @@ class PairBank:
         network = self.model if model is None else model
         other = PairBank(network, self.chunk_size, self.capacity, self.execution, self.before_pass)
         if other.model is self.model:
-            other._channels_last, other._fast = self._channels_last, self._fast
+            other._channels_last, other._many = self._channels_last, self._many
         try:
             yield other
         finally:
@@ -180,7 +183,7 @@ class PairBank:
             self.backwards += other.backwards
             self.chunk_size = other.chunk_size
             if other.model is self.model:
-                self._channels_last, self._fast = other._channels_last, other._fast
+                self._channels_last, self._many = other._channels_last, other._many
 
     def clear(self) -> None:
         """Forget everything; counters stay."""
@@ -197,30 +200,52 @@ class PairBank:
             # Filled up by repetition: every chunk has one size, because rounding depends on it.
             indices = torch.arange(start, start + self.chunk_size).clamp(max=stop - 1)
             versions = perturbation.versions(indices.to(perturbation.image.device))
-            network = self._for_many(versions)
+            network = self._for_many(versions[0])
             if boxes is not None and cones[0] is not network:
                 cones = (network, network.by_cones(perturbation.outside, boxes))
             by_cones = cones[1]
             if boxes is None or by_cones is None:
                 return self._laid_out(network, versions, view)[: stop - start]
             features = by_cones(versions, boxes[indices])
-            return self.execution.run(network.with_graph.embed, features, view)[: stop - start]
+            return self.execution.run(network.network.embed, features, view)[: stop - start]
 
         chunks = self.in_chunks(len(perturbation), embeddings)
         return torch.cat(chunks) if chunks else self._no_embeddings(perturbation, view)
 
-    def _for_many(self, images: Tensor) -> FastNetwork:
-        """What batches like ``images`` go through; made again where the network has changed."""
-        size = (self.chunk_size, *images.shape[1:])
-        mixed = torch.is_autocast_enabled(images.device.type)
-        key = (size, images.dtype, images.device, mixed, state_of(self.model))
-        if self._fast[0] != key:
-            self._fast = (None, None)  # makes room first
-            like = images[:1].detach().expand(size)
-            self._fast = (key, FastNetwork(self.model, like, self.execution, mixed))
-        network = self._fast[1]
-        assert network is not None
-        return network
+    def _encoded(self, network: TwoViewModel, images: Tensor, view: int) -> Tensor:
+        self.before_pass(len(images))
+        self.forwards += len(images)
+        features = self._features(network, images, view)
+        return full_precision(self.execution.run(network.embed, features, view))
+
+    def _features(self, network: TwoViewModel, images: Tensor, view: int) -> Tensor:
+        # Contiguous, as what is kept has to be: a mean over space rounds by their layout.
+        return self._laid_out(network.features, images, view).contiguous()
+
+    def _fast(self, image: Tensor) -> TwoViewModel:
+        """What images like ``image`` go through unless somebody is to see them on their way."""
+        return fast_copy(self.model, self._chunk_like(image), self.execution)
+
+    def _for_whole(self, image: Tensor) -> TwoViewModel:
+        """What whole views go through; feature maps made in a way of its own are the network's own."""
+        plain = type(self.model).features is TwoViewModel.features
+        return self._fast(image) if plain else self.model
+
+    def _for_many(self, image: Tensor) -> FastNetwork:
+        """What chunks of images like ``image`` go through; made again where the network has changed."""
+        network, like = self._fast(image), self._chunk_like(image)
+        mixed = torch.is_autocast_enabled(image.device.type)
+        state = state_of(self.model) if network is self.model else id(network)
+        key = (like.shape, image.dtype, image.device, mixed, state)
+        if self._many[0] != key:
+            self._many = (None, None)  # makes room first
+            self._many = (key, FastNetwork(self.model, network, like, self.execution))
+        fast = self._many[1]
+        assert fast is not None
+        return fast
+
+    def _chunk_like(self, image: Tensor) -> Tensor:
+        return image.detach().expand(self.chunk_size, *image.shape)
 
     def _laid_out(self, call: Callable[[Tensor, int], Tensor], images: Tensor, view: int) -> Tensor:
         """``call`` on a copy of images (a network may work in place) in channels-last layout, where it takes that."""
@@ -260,10 +285,11 @@ def _plain_tensors() -> Iterator[None]:
         yield
 
 
-def _finite(embedding: Tensor, of: str) -> Tensor:
-    if not torch.isfinite(embedding).all():
+def _finite(values: Tensor, of: str) -> Tensor:
+    """An image or its embedding; the former because a ReLU in a fused kernel may make 0 of NaN."""
+    if not torch.isfinite(values).all():
         raise NonFiniteEmbedding(
             f"the embedding of {of} holds NaN or infinity: check the weights (`model.checkpoint`), "
             "`trainer.precision`, and that images are in the model's input range"
         )
-    return embedding
+    return values

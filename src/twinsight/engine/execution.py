@@ -2,10 +2,11 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, fx
@@ -13,7 +14,7 @@ from torch import Tensor, fx
 from twinsight.engine.incremental import Incremental
 from twinsight.engine.perturbations import erased_windows
 from twinsight.errors import UserError, unknown
-from twinsight.models import FoldedConvolution, TwoViewModel, evaluating, folded, full_precision
+from twinsight.models import FoldedConvolution, TwoViewModel, evaluating, folded, full_precision, state_of
 
 log = logging.getLogger(__name__)
 
@@ -97,32 +98,63 @@ class Execution:
 EXACT = Execution()
 
 
-class FastNetwork:
-    """What chunks of perturbed versions go through: the network folded where that is safe, compiled where asked for.
+_copies: WeakKeyDictionary[TwoViewModel, tuple[Hashable, TwoViewModel]] = WeakKeyDictionary()
+
+
+def fast_copy(model: TwoViewModel, images: Tensor, execution: Execution = EXACT) -> TwoViewModel:
+    """What images go through that nobody watches on their way: ``model`` folded where that is safe, else itself.
+
+    The last copy of a model is kept as long as the model is, for whoever asks next: folding takes a second.
 
     Args:
         model: the network; it stays as it is.
+        images: ``(n, C, H, W)`` like the chunks to come; their values do not count.
+        execution: precision and compilation.
+
+    >>> from twinsight.models import small_two_view
+    >>> model, images = small_two_view().eval(), torch.rand(2, 3, 64, 64)
+    >>> fast_copy(model, images) is fast_copy(model, images), fast_copy(model.train(), images) is model
+    (True, True)
+    """
+    mixed = torch.is_autocast_enabled(images.device.type)
+    # Fused kernels know no autocast, and compilers fuse for themselves.
+    fuse = not (mixed or execution.precision == "bf16" or execution.compile)
+    key = (images.shape, images.dtype, images.device, fuse, state_of(model))
+    kept = _copies.get(model)
+    if kept is None or kept[0] != key:
+        _copies.pop(model, None)  # makes room first
+        with EXACT.products(images.device):  # copies are compared to 1e-5
+            copy = folded(model, images, fuse)
+        if copy is None:
+            return model
+        _copies[model] = kept = (key, copy)
+    return kept[1]
+
+
+class FastNetwork:
+    """What chunks of perturbed versions go through: compiled, or by the cones of their windows, where asked for.
+
+    Args:
+        model: the network itself.
+        network: its :func:`fast_copy`.
         images: ``(n, C, H, W)`` like the chunks to come.
         execution: precision and compilation.
-        mixed: whether the caller runs under autocast already.
     """
 
-    def __init__(self, model: TwoViewModel, images: Tensor, execution: Execution, mixed: bool = False) -> None:
-        # Fused kernels know no autocast, and compilers fuse for themselves.
-        fusable = not (mixed or execution.precision == "bf16")
-        self.with_graph: TwoViewModel = self._folded(model, images, fusable and not execution.compile)
-        """For passes that gradients go back through."""
+    def __init__(self, model: TwoViewModel, network: TwoViewModel, images: Tensor, execution: Execution) -> None:
+        self.network = network
         self._compiled: Callable[..., Any] | None = None
-        if execution.compile and not self._compile(model, images, execution):
-            self.with_graph = self._folded(model, images, fusable)
+        if execution.compile:
+            self._compile(model, images, execution)
         own_way = type(model).features is not TwoViewModel.features or type(model).forward is not TwoViewModel.forward
+        mixed = torch.is_autocast_enabled(images.device.type)
         exact = execution.precision != "bf16" and not mixed and self._compiled is None
-        self._cones = execution.incremental and exact and not own_way and self.with_graph is not model
+        self._cones = execution.incremental and exact and not own_way and network is not model
         self._valid: dict[Any, FoldedConvolution] = {}
 
     def __call__(self, images: Tensor, view: int) -> Tensor:
         if self._compiled is None:
-            return self.with_graph(images, view)
+            return self.network(images, view)
         return self._compiled(images, view).clone()  # the next pass of a CUDA graph writes over it
 
     def by_cones(self, image: Tensor, boxes: Tensor) -> Callable[[Tensor, Tensor], Tensor] | None:
@@ -132,7 +164,7 @@ class FastNetwork:
         """
         if not self._cones:
             return None
-        trunk = self.with_graph.trunk
+        trunk = self.network.trunk
         assert isinstance(trunk, fx.GraphModule)
         try:
             cones = Incremental(trunk, image, self._valid)
@@ -154,16 +186,11 @@ class FastNetwork:
             return None
         return cones
 
-    @staticmethod
-    def _folded(model: TwoViewModel, images: Tensor, fuse: bool) -> TwoViewModel:
-        with EXACT.products(images.device):  # copies are compared to 1e-5
-            return folded(model, images, fuse) or model
-
-    def _compile(self, model: TwoViewModel, images: Tensor, execution: Execution) -> bool:
+    def _compile(self, model: TwoViewModel, images: Tensor, execution: Execution) -> None:
         mode = "reduce-overhead" if images.device.type == "cuda" else "default"
         trial = torch.rand(images.shape, generator=torch.Generator().manual_seed(0)).to(images)
         try:
-            compiled = torch.compile(self.with_graph, dynamic=False, mode=mode)
+            compiled = torch.compile(self.network, dynamic=False, mode=mode)
             with torch.no_grad():
                 for view in (1,) if model.symmetric else (1, 2):
                     laid_out = trial.clone(memory_format=torch.channels_last)
@@ -178,9 +205,8 @@ class FastNetwork:
         except Exception as error:  # compilers fail in many ways: none at hand, a network they cannot follow
             reason = str(error).strip().splitlines() or [""]
             log.warning("engine.compile: running uncompiled (%s: %s)", type(error).__name__, reason[0][:200])
-            return False
-        self._compiled = compiled
-        return True
+        else:
+            self._compiled = compiled
 
 
 def measured_chunk_size(
@@ -226,7 +252,7 @@ def forwards_per_second(model: TwoViewModel, chunk_size: int = CHUNK_SIZE, execu
 def _seconds_an_image(model: TwoViewModel, device: torch.device, execution: Execution, size: int) -> float:
     images = torch.rand(size, 3, model.input_size, model.input_size, device=device)
     images = images.to(memory_format=torch.channels_last)
-    network = FastNetwork(model, images, execution)
+    network = FastNetwork(model, fast_copy(model, images, execution), images, execution)
     times = []
     for _ in range(4):  # the first warms up
         started = _now(device)

@@ -49,7 +49,7 @@ class _AttentionExplainer(Explainer, abstract=True):
         other = (pair.z2 if view == 1 else pair.z1).unsqueeze(0)
         with torch.enable_grad(), attending() as attentions:
             # Frozen networks build a graph only where something asks for gradients.
-            z = pair.bank.encode(pair.view(view).unsqueeze(0).clone().requires_grad_(), view)
+            z = pair.bank.encode(pair.view(view).unsqueeze(0).clone().requires_grad_(), view, own=True)
         with torch.enable_grad():
             score = self.model.similarity(z, other) if view == 1 else self.model.similarity(other, z)
             gradients = torch.autograd.grad(score.sum(), attentions)

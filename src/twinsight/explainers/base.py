@@ -268,14 +268,17 @@ class Pair:
         """View 1 or 2."""
         return self.view1 if view == 1 else self.view2
 
-    def with_graph(self, view: int) -> tuple[Tensor, Tensor]:
+    def with_graph(self, view: int, own: bool = False) -> tuple[Tensor, Tensor]:
         """View 1 or 2 as a leaf ``(1, C, H, W)``, and its embedding ``(1, d)`` with the graph between them.
 
-        One forward, which serves the bank as the view's embedding as well.
+        One forward, which serves the bank as the view's embedding as well, unless it goes through the network's
+        ``own`` modules, for hooks and modes to see.
         """
         with torch.enable_grad():
             leaf = self.view(view).unsqueeze(0).clone().requires_grad_()
-            embedding = self.bank.encode(leaf, view)
+            if own:
+                return leaf, self.bank.encode(leaf, view, own=True)
+            embedding = self.bank.encode_whole(leaf, view)
         self.bank.offer(self.view(view), view, embedding.detach()[0])
         return leaf, embedding
 

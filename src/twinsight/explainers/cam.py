@@ -217,5 +217,5 @@ def _cut(pair: Pair, layer: str, view: int) -> tuple[Tensor, Tensor]:
         return pair.bank.model.as_output(leaves[-1].clone(), like=output)
 
     with tapped(pair.bank.model, layer, take):
-        embedding = pair.bank.encode(pair.view(view).unsqueeze(0), view)
+        embedding = pair.bank.encode(pair.view(view).unsqueeze(0), view, own=True)
     return leaves[0], embedding

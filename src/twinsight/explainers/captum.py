@@ -146,7 +146,7 @@ class _Score(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         if images.requires_grad:
             images.register_hook(self._backwards)
-        z = self.bank.encode(images.clone(), self.view)  # a copy: the network may work in place
+        z = self.bank.encode(images.clone(), self.view, own=True)  # a copy: the network may work in place
         other = self.other.expand(len(z), -1)
         return self.network.similarity(z, other) if self.view == 1 else self.network.similarity(other, z)
 

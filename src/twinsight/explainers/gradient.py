@@ -49,13 +49,13 @@ class _GradientExplainer(Explainer):
     def _view(self, pair: Pair, view: int) -> tuple[Tensor, Tensor]:
         """A view as a leaf ``(1, C, H, W)`` and its embedding ``(1, d)``."""
         with guiding(self.model, self.options["guided"]):
-            return pair.with_graph(view)
+            return pair.with_graph(view, own=self._guided)
 
     def _encoded(self, bank: PairBank, images: Sequence[Tensor], view: int) -> tuple[Tensor, Tensor]:
         """``(C, H, W)`` images as leaves ``(n, C, H, W)``, and their embeddings ``(n, d)``."""
         leaves = torch.stack(list(images)).requires_grad_()
         with guiding(self.model, self.options["guided"]):
-            return leaves, bank.encode(leaves, view, many=not self._guided)
+            return leaves, bank.encode(leaves, view, own=self._guided)
 
     def _map(self, image: Tensor, gradient: Tensor) -> Tensor:
         found = (image * gradient).abs().amax(dim=0)
@@ -81,7 +81,8 @@ class InputXGradient(_GradientExplainer):
     Raises:
         UserError: an unknown value, or a network that cannot be guided.
 
-    Maps have the views' size and are not negative. Cost: 2 forwards, which serve the bank too, and 2 backwards.
+    Maps have the views' size and are not negative. Cost: 2 forwards, which serve the bank too, and 2 backwards; guided
+    passes serve nobody else, which makes it 4 forwards.
 
     >>> from twinsight.models import small_two_view
     >>> view1, view2 = torch.rand(2, 1, 3, 64, 64)
@@ -99,7 +100,7 @@ class InputXGradient(_GradientExplainer):
         super().__init__(model, protocol, guided, blur)
 
     def cost(self, image_size: tuple[int, int]) -> Cost:
-        return Cost(2, 2)
+        return Cost(4 if self._guided else 2, 2)
 
     def gradients(self, pair: Pair) -> tuple[ImageAndGradient, ImageAndGradient]:
         x1, z1 = self._view(pair, 1)
@@ -222,7 +223,7 @@ class AveragedTransforms(_GradientExplainer):
 
     Maps have the views' size and are not negative. Cost for the n mixed images: n + 1 forwards and n + 1 backwards;
     guided 2 n backwards, because guided gradients of a sum are not the sum of theirs. The score takes one forward more
-    (shared) where view 2 itself is not among the mixed images.
+    (shared) where view 2 itself is not among the mixed images, and two where passes are guided and serve nobody else.
 
     >>> from twinsight.models import small_two_view
     >>> view1, view2 = torch.rand(2, 1, 3, 64, 64)
@@ -271,8 +272,9 @@ class AveragedTransforms(_GradientExplainer):
 
     def cost(self, image_size: tuple[int, int]) -> Cost:
         weights = self._weights()
+        for_score = self._guided + (self._guided or not any(map(self._is_view2, weights)))
         return Cost(
-            1 + len(weights) + (not any(map(self._is_view2, weights))),
+            1 + len(weights) + for_score,
             len(weights) + (len(weights) if self._guided else 1),
         )
 
