@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from toy import tiny_model, tiny_pair
 from twinsight.engine import PairBank, erased_windows
 from twinsight.models import TwoViewModel, folded, small_two_view, torchvision_resnet
-from twinsight.models.folding import FoldedConvolution
+from twinsight.models.folding import FoldedConvolution, PackedLinear
 from twinsight.models.simclrv2 import Stage
 
 
@@ -26,6 +26,12 @@ def randomised(model):
     return model.eval()
 
 
+def wide_head():
+    return nn.Sequential(
+        nn.Linear(1024, 1024), nn.ReLU(inplace=True), nn.Linear(1024, 1024, bias=False), nn.Linear(1024, 2)
+    )
+
+
 NETWORKS = {
     "sequential": lambda: tiny_model(0),
     "two paths": lambda: tiny_model(0, asymmetric=True),
@@ -33,6 +39,7 @@ NETWORKS = {
     "torchvision's": lambda: torchvision_resnet("resnet18", small_stem=True, input_size=32),
     "bottlenecks": lambda: TwoViewModel(Stage(3, 8, 2, 2, False), input_size=32),
     "selective kernels": lambda: TwoViewModel(Stage(3, 8, 2, 2, True), input_size=32),
+    "a wide head": lambda: TwoViewModel(nn.Conv2d(3, 1024, 3, 2), wide_head(), input_size=32),
     "a convolution alone": lambda: TwoViewModel(nn.Conv2d(3, 4, 3), input_size=32),
 }
 
@@ -66,6 +73,17 @@ def test_a_folded_copy_answers_as_its_network(model, fuse):
             for layout in (torch.contiguous_format, torch.channels_last):
                 found = fast(images[:count].contiguous(memory_format=layout), view)
                 torch.testing.assert_close(found, expected, rtol=0, atol=1e-5 * max(1, expected.abs().max().item()))
+
+
+def test_large_linear_layers_are_laid_out_anew_and_small_ones_shared():
+    model = randomised(NETWORKS["a wide head"]())
+    fast = folded(model, images_for(model))
+    assert [type(module) for module in fast.head] == [PackedLinear, nn.ReLU, PackedLinear, nn.Linear]
+    assert fast.head[3] is model.head[3]
+    assert not any(isinstance(module, PackedLinear) for module in model.modules())
+    assert not any(
+        isinstance(module, PackedLinear) for module in folded(model, images_for(model), fuse=False).modules()
+    )
 
 
 @pytest.mark.parametrize("fuse", [False, True])
