@@ -1,5 +1,6 @@
 """What the documents tell readers: blocks of code, commands, links, headings."""
 
+import json
 import re
 from collections.abc import Iterator
 from itertools import pairwise
@@ -13,6 +14,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = [
     *(ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING", "SECURITY", "CHANGELOG")),
     *sorted((ROOT / "docs").rglob("*.md")),
+    *sorted((ROOT / "docs" / "howto").glob("*.ipynb")),
 ]
 _READER = MarkdownIt("commonmark").enable("table")
 
@@ -21,7 +23,7 @@ class Code(NamedTuple):
     """A block of code, or code within a line.
 
     Attributes:
-        page, line: where it stands, from 1.
+        page, line: where it stands, from 1; of a notebook, in its prose alone.
         language: after the fence; of an indented block and within a line empty.
         inline: whether it stands within a line.
         mark: what the comment before it says, ``<!-- needs: a Slurm cluster -->`` or ``<!-- not code -->``.
@@ -40,7 +42,13 @@ class Code(NamedTuple):
 
 
 def _tokens(page: Path) -> list[Token]:
-    return _READER.parse(page.read_text())
+    return _READER.parse(_prose(page) if page.suffix == ".ipynb" else page.read_text())
+
+
+def _prose(notebook: Path) -> str:
+    """What a notebook says between its code."""
+    cells = json.loads(notebook.read_text())["cells"]
+    return "\n\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
 
 
 def blocks(page: Path) -> Iterator[Code]:

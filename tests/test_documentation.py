@@ -48,6 +48,7 @@ RUN_ELSEWHERE = {
             "python run.py explainer=matching explainer.power=3 data.limit=2",
             "python run.py 'explainers=[matching,controls]' explainers.of=matching data.limit=2",
             "python run.py -m study=matching explainer=matching explainer.power=1,3 data.limit=2",
+            "python run.py study table matching",
             "python -m pytest tests/explainers/test_matching.py src/twinsight/explainers/matching.py",
             "python -m pytest tests/explainers/test_contract.py -k Matching",
             "python -m pytest tests/test_info.py",
@@ -63,7 +64,11 @@ SHELL, PYTHON, NOT_RUN = {"sh", "bash", "console"}, {"python"}, {"bibtex", "csv"
 def kind(code: Code) -> str:
     """``shell``, ``python``, ``other`` or ``unknown``; what is not said is found out."""
     if code.language in NOT_RUN or code.mark == "not code":
-        return "other"
+        return (
+            "unknown"
+            if re.search(r"^\s*(\$ |python (-m|\w+\.py)|make \w|pip install)", code.text, re.MULTILINE)
+            else "other"
+        )
     if code.language in SHELL or (not code.language and code.text.split()[0] in {*CHECKS, *OF_OTHERS}):
         return "shell"
     if code.language in PYTHON:
