@@ -1,7 +1,8 @@
 """What the documents tell readers to type is typed: each page's commands, one after another, in a folder of their own.
 
-The folder has what a page asks its reader to have: photos, files of weights, a package with a network. Words are added that
-leave fewer photos, points, samples and epochs; large networks are exchanged for small ones. What a command does stays.
+The folder has what a page asks its reader to have: photos, files of weights, a package with a network. Words are
+added that leave fewer photos, points, samples and epochs; large networks are exchanged for small ones. What a command
+does stays.
 """
 
 import logging
@@ -148,19 +149,21 @@ IN_BLOCKS = {command.text for page in CURRENT for command in commands(page) if n
 def typed(page: Path) -> Iterator[Code]:
     """The commands of a page that are run here."""
     for command in commands(page):
-        if command.inline and command.text in IN_BLOCKS:
-            continue
         elsewhere = [test for pattern, test in NOT_HERE.items() if re.fullmatch(pattern, command.text)]
         if elsewhere:
             assert elsewhere[0] is None or _is_there(elsewhere[0])
-        elif command.mark.startswith("needs: ") or command.text in RUN_ELSEWHERE:
-            continue
-        elif command.text.split()[0] in OF_THE_CHECKOUT or (command.inline and SOMEBODY_S.search(command.text)):
-            continue
-        elif command.text.split()[0] == "twinsight" and len(command.text.split()) == 2 and command.inline:
-            continue  # in a sentence, about the subcommand
-        else:
+        elif not _is_left_out(command):
             yield command
+
+
+def _is_left_out(command: Code) -> bool:
+    if command.mark.startswith("needs: ") or command.text in RUN_ELSEWHERE:
+        return True
+    first, *rest = command.text.split()
+    if first in OF_THE_CHECKOUT:
+        return True
+    named = first == "twinsight" and len(rest) == 1  # in a sentence, about the subcommand
+    return command.inline and bool(command.text in IN_BLOCKS or named or SOMEBODY_S.search(command.text))
 
 
 @pytest.mark.parametrize("page", [page for page in CURRENT if any(typed(page))], ids=lambda page: page.name)
