@@ -5,7 +5,7 @@ VENV ?= .venv
 CONSTRAINTS ?= constraints.txt
 PIP = $(VENV)/bin/python -m pip install --disable-pip-version-check --quiet $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS))
 
-.PHONY: demo test test-all test-faults test-browser test-slurm test-ray lint format bench docs tables clean
+.PHONY: demo test test-all test-faults test-browser test-slurm test-ray lint format bench audit docs tables clean
 
 demo: $(VENV)/.installed
 	$(VENV)/bin/python run.py
@@ -46,6 +46,10 @@ format: $(VENV)/.installed-dev
 bench: $(VENV)/.installed-dev
 	-$(PIP) --editable ".[bench]"
 	$(VENV)/bin/python -m benchmarks $(BENCH)
+
+# Whether installed versions fit together and have known vulnerabilities; asks a service on the internet.
+audit: $(VENV)/.installed
+	$(VENV)/bin/python .ci/audit
 
 # The documentation as a site, in site/; fails on a link that leads nowhere.
 docs: $(VENV)/.installed-docs
