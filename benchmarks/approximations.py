@@ -69,8 +69,8 @@ def _curves(found: list[dict[str, Any]], tolerance: float) -> str:
     points, errors, bounds = ([each[key] for each in at_it] for key in ("points", "error", "bound"))
     beyond = sum(error > bound for error, bound in zip(errors, bounds, strict=True))
     return (
-        f"Curves at a tolerance of {tolerance}, {len(points)} cases: {mean(points):.0%} of the points on average, areas "
-        f"off by {mean(errors):.4f} on average and {max(errors):.4f} at most, by more than the bound in {beyond}."
+        f"Curves at a tolerance of {tolerance}, {len(points)} cases: {mean(points):.0%} of the points on average, "
+        f"areas off by {mean(errors):.4f} on average and {max(errors):.4f} at most, by more than the bound in {beyond}."
     )
 
 

@@ -1,19 +1,21 @@
 """Precision, compilation and chunk sizes: what a user may opt in to, and what happens where a machine cannot."""
 
 import gc
+import pickle
 import weakref
+from copy import deepcopy
 
 import pytest
 import torch
 
 from toy import tiny_maps, tiny_model, tiny_pair
 from twinsight import explain
-from twinsight.engine import EXACT, Execution, PairBank, erased_windows, measured_chunk_size
+from twinsight.engine import EXACT, Execution, NonFiniteEmbedding, PairBank, erased_windows, measured_chunk_size
 from twinsight.engine import execution as module
 from twinsight.errors import UserError
-from twinsight.explainers import ConditionalOcclusion, GradCAM, SmoothGrad
+from twinsight.explainers import EXPLAINERS, ConditionalOcclusion, GradCAM, SmoothGrad
 from twinsight.metrics.functional import insertion_deletion
-from twinsight.models import folded, small_two_view
+from twinsight.models import TwoViewModel, folded, folding, small_two_view
 
 
 def windows(image, count=5):
@@ -201,11 +203,105 @@ def test_a_network_is_folded_once_until_it_changes(monkeypatch):
 def test_a_kept_copy_goes_when_its_network_does():
     model = small_two_view(widths=(8, 16), blocks=1).eval()
     PairBank(model).embedding(tiny_pair(0, 1)[0][0])
-    copy = module._copies[model][1]
+    copy = vars(model)["_fast"][2]
+    model.head.__dict__["owner"] = model  # a circle
     gone = weakref.ref(model), weakref.ref(copy)
     del model, copy
     gc.collect()
     assert [one() for one in gone] == [None, None]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda model: setattr(model, "head", torch.nn.Softmax(1)),
+        lambda model: setattr(model, "pool", torch.nn.AdaptiveMaxPool2d(1)),
+        lambda model: setattr(model.trunk[0], "stride", (1, 1)),
+        lambda model: setattr(model.trunk[1], "eps", 0.5),
+        lambda model: setattr(model.trunk, "2", torch.nn.GELU()),
+        lambda model: next(model.parameters()).data.mul_(1.1),
+        lambda model: next(model.parameters()).numpy().__imul__(1.1),
+    ],
+)
+def test_a_kept_copy_is_not_used_for_a_network_that_has_changed(change):
+    layers = torch.nn.Conv2d(3, 8, 3, stride=2), torch.nn.BatchNorm2d(8), torch.nn.ReLU(), torch.nn.Conv2d(8, 4, 3)
+    model = TwoViewModel(torch.nn.Sequential(*layers), torch.nn.Flatten(), input_size=32).eval().requires_grad_(False)
+    image = tiny_pair(0, 1)[0][0]
+    before = PairBank(model).embedding(image)
+    change(model)
+    model.eval()
+    torch.testing.assert_close(PairBank(model).embedding(image), model(image[None])[0], rtol=0, atol=1e-5)
+    assert not torch.equal(PairBank(model).embedding(image), before)
+
+
+def test_weights_put_where_others_lay_are_not_taken_for_them():
+    layer = torch.nn.Conv2d(3, 8, 3)
+    model, image = TwoViewModel(torch.nn.Sequential(layer), input_size=32).eval(), tiny_pair(0, 1)[0][0]
+    for _ in range(20):
+        PairBank(model).embedding(image)
+        for _ in range(2):
+            layer.weight = torch.nn.Parameter(torch.randn(8, 3, 3, 3), requires_grad=False)
+        torch.testing.assert_close(PairBank(model).embedding(image), model(image[None])[0].detach(), rtol=0, atol=1e-5)
+
+
+class _Untraceable(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.convolution = torch.nn.Conv2d(3, 8, 3)
+
+    def forward(self, x):
+        return self.convolution(x).relu() if x.sum() > -1e9 else x
+
+
+def test_that_a_network_cannot_be_folded_is_found_out_once(monkeypatch):
+    made = []
+    monkeypatch.setattr(module, "folded", lambda *arguments: made.append(folded(*arguments)))
+    model, views = TwoViewModel(_Untraceable(), input_size=32), torch.rand(2, 1, 3, 32, 32)
+    for _ in range(2):
+        explain(model, *views, explainer="conditional_occlusion")
+    assert made == [None]
+
+
+class _Log(torch.nn.Module):
+    def forward(self, x):
+        return x.log()
+
+
+def test_nan_that_arises_within_a_folded_network_is_not_made_zero():
+    layers = torch.nn.Conv2d(3, 8, 3), _Log(), torch.nn.Conv2d(8, 8, 3), torch.nn.ReLU()
+    model = TwoViewModel(torch.nn.Sequential(*layers), input_size=32).eval()
+    with torch.no_grad():
+        layers[0].weight.abs_()
+        layers[0].bias.fill_(0.1)
+    image = tiny_pair(0, 1)[0][0].abs()
+    assert PairBank(model).embedding(image).isfinite().all()
+    assert vars(model)["_fast"][2] is not None
+    with pytest.raises(NonFiniteEmbedding):
+        PairBank(model).embedding(image - 9)
+
+
+def test_a_copy_folded_in_inference_mode_serves_gradients_too():
+    model = small_two_view(widths=(8, 16), blocks=1).eval().double()
+    views = [view.double() for view in tiny_pair(0, 1)]
+    with torch.inference_mode():
+        PairBank(model).encode(views[0])
+    assert EXPLAINERS["input_x_gradient"](model)(*views).map1.isfinite().all()
+
+
+def test_neither_copies_nor_files_of_a_network_hold_the_folded_one():
+    model = small_two_view(widths=(8, 16), blocks=1).eval()
+    PairBank(model).embedding(tiny_pair(0, 1)[0][0])
+    assert "_fast" in vars(model)
+    assert "_fast" not in vars(deepcopy(model))
+    assert "_fast" not in vars(pickle.loads(pickle.dumps(model)))
+
+
+def test_the_first_explanation_leaves_the_global_random_state_alone():
+    folding._fused_kernels.cache_clear()
+    model, (image,) = tiny_model(0), tiny_pair(0, 1)[0]
+    before = torch.get_rng_state()
+    PairBank(model).embedding(image)
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_a_whole_view_has_the_same_embedding_with_a_graph_as_without():

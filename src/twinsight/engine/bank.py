@@ -14,7 +14,7 @@ from twinsight.engine.incremental import windows_of
 from twinsight.engine.perturbations import Perturbation
 from twinsight.engine.seeds import content_digest
 from twinsight.errors import UserError
-from twinsight.models import TwoViewModel, full_precision, state_of
+from twinsight.models import State, TwoViewModel, full_precision, keeping_nan
 
 log = logging.getLogger(__name__)
 
@@ -70,14 +70,15 @@ class PairBank:
         self._kept: OrderedDict[Hashable, Tensor] = OrderedDict()
         self._bytes = 0
         self._channels_last = True
-        self._many: tuple[Hashable, FastNetwork | None] = (None, None)
+        self._many: tuple[object, FastNetwork | None] = (None, None)
+        self._looked = False
 
     def features(self, image: Tensor, view: int = 1) -> Tensor:
         """Feature map ``(D, h, w)`` of a ``(C, H, W)`` image."""
         key = ("features", content_digest(image), self._side(view))
         if key not in self._kept:
             _finite(image, f"view {view}")
-            with _plain_tensors():
+            with _plain_tensors(), keeping_nan():
                 self.before_pass(1)
                 self.forwards += 1
                 self._keep(key, self._features(self._for_whole(image), image.unsqueeze(0), view).squeeze(0))
@@ -91,7 +92,7 @@ class PairBank:
         """
         key = ("embedding", content_digest(image), self._side(view))
         if key not in self._kept:
-            with _plain_tensors():
+            with _plain_tensors(), keeping_nan():
                 # A copy: a network that works in place must not overwrite what is kept.
                 features = self.features(image, view).unsqueeze(0).clone()
                 embedding = self.execution.run(self._for_whole(image).embed, features, view).squeeze(0)
@@ -123,7 +124,8 @@ class PairBank:
 
     def encode_whole(self, image: Tensor, view: int = 1) -> Tensor:
         """Embedding ``(1, d)`` of a whole view ``(1, C, H, W)`` as :meth:`embedding` has it, but with a graph."""
-        return self._encoded(self._for_whole(image[0]), image, view)
+        with keeping_nan():
+            return self._encoded(self._for_whole(image[0]), image, view)
 
     def gradients(
         self, score: Tensor, images: Sequence[Tensor], count: int | None = None, keep_graph: bool = False
@@ -175,7 +177,7 @@ class PairBank:
         network = self.model if model is None else model
         other = PairBank(network, self.chunk_size, self.capacity, self.execution, self.before_pass)
         if other.model is self.model:
-            other._channels_last, other._many = self._channels_last, self._many
+            other._channels_last, other._many, other._looked = self._channels_last, self._many, self._looked
         try:
             yield other
         finally:
@@ -224,7 +226,8 @@ class PairBank:
 
     def _fast(self, image: Tensor) -> TwoViewModel:
         """What images like ``image`` go through unless somebody is to see them on their way."""
-        return fast_copy(self.model, self._chunk_like(image), self.execution)
+        looked, self._looked = self._looked, True
+        return fast_copy(self.model, self._chunk_like(image), self.execution, closely=not looked)
 
     def _for_whole(self, image: Tensor) -> TwoViewModel:
         """What whole views go through; feature maps made in a way of its own are the network's own."""
@@ -235,8 +238,8 @@ class PairBank:
         """What chunks of images like ``image`` go through; made again where the network has changed."""
         network, like = self._fast(image), self._chunk_like(image)
         mixed = torch.is_autocast_enabled(image.device.type)
-        state = state_of(self.model) if network is self.model else id(network)
-        key = (like.shape, image.dtype, image.device, mixed, state)
+        state = State(self.model) if network is self.model else None
+        key = (like.shape, image.dtype, image.device, mixed, network, state)
         if self._many[0] != key:
             self._many = (None, None)  # makes room first
             self._many = (key, FastNetwork(self.model, network, like, self.execution))
@@ -286,7 +289,7 @@ def _plain_tensors() -> Iterator[None]:
 
 
 def _finite(values: Tensor, of: str) -> Tensor:
-    """An image or its embedding; the former because a ReLU in a fused kernel may make 0 of NaN."""
+    """An image or its embedding; the former because a network may make numbers of NaN."""
     if not torch.isfinite(values).all():
         raise NonFiniteEmbedding(
             f"the embedding of {of} holds NaN or infinity: check the weights (`model.checkpoint`), "

@@ -2,11 +2,10 @@
 
 import logging
 import time
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, fx
@@ -14,7 +13,7 @@ from torch import Tensor, fx
 from twinsight.engine.incremental import Incremental
 from twinsight.engine.perturbations import erased_windows
 from twinsight.errors import UserError, unknown
-from twinsight.models import FoldedConvolution, TwoViewModel, evaluating, folded, full_precision, state_of
+from twinsight.models import FoldedConvolution, State, TwoViewModel, evaluating, folded, full_precision
 
 log = logging.getLogger(__name__)
 
@@ -98,18 +97,16 @@ class Execution:
 EXACT = Execution()
 
 
-_copies: WeakKeyDictionary[TwoViewModel, tuple[Hashable, TwoViewModel]] = WeakKeyDictionary()
-
-
-def fast_copy(model: TwoViewModel, images: Tensor, execution: Execution = EXACT) -> TwoViewModel:
+def fast_copy(model: TwoViewModel, images: Tensor, execution: Execution = EXACT, closely: bool = True) -> TwoViewModel:
     """What images go through that nobody watches on their way: ``model`` folded where that is safe, else itself.
 
-    The last copy of a model is kept as long as the model is, for whoever asks next: folding takes a second.
+    The last copy of a model is kept with it, for whoever asks next: folding takes a second. So is that there is none.
 
     Args:
         model: the network; it stays as it is.
         images: ``(n, C, H, W)`` like the chunks to come; their values do not count.
         execution: precision and compilation.
+        closely: how to look whether the copy is still true (:class:`twinsight.models.folding.State`).
 
     >>> from twinsight.models import small_two_view
     >>> model, images = small_two_view().eval(), torch.rand(2, 3, 64, 64)
@@ -119,16 +116,21 @@ def fast_copy(model: TwoViewModel, images: Tensor, execution: Execution = EXACT)
     mixed = torch.is_autocast_enabled(images.device.type)
     # Fused kernels know no autocast, and compilers fuse for themselves.
     fuse = not (mixed or execution.precision == "bf16" or execution.compile)
-    key = (images.shape, images.dtype, images.device, fuse, state_of(model))
-    kept = _copies.get(model)
-    if kept is None or kept[0] != key:
-        _copies.pop(model, None)  # makes room first
-        with EXACT.products(images.device):  # copies are compared to 1e-5
+    kind = (images.shape, images.dtype, images.device, fuse)
+    # Within the model's own dictionary: what refers to it in a circle goes when it does.
+    kept: tuple[Any, State, TwoViewModel | None] | None = vars(model).get("_fast")
+    if kept is None or kept[0] != kind or kept[1] != State(model, closely):
+        forget_copy(model)  # makes room first
+        # Copies are compared to 1e-5, and serve whoever builds a graph, whatever this caller does.
+        with torch.inference_mode(False), EXACT.products(images.device):
             copy = folded(model, images, fuse)
-        if copy is None:
-            return model
-        _copies[model] = kept = (key, copy)
-    return kept[1]
+        kept = vars(model)["_fast"] = (kind, State(model, closely=True), copy)
+    return kept[2] or model
+
+
+def forget_copy(model: TwoViewModel) -> None:
+    """Free the folded copy that is kept with ``model``."""
+    vars(model).pop("_fast", None)
 
 
 class FastNetwork:
@@ -236,6 +238,7 @@ def measured_chunk_size(
                 if seconds[size] > 1.2 * min(seconds.values()):
                     break
     finally:
+        forget_copy(model)  # which would stay on that device
         model.to(home)
     if not seconds:
         raise UserError(f"`engine.chunk_size=auto`: not even {candidates[0]} images fit into the memory of {device}")

@@ -1,7 +1,7 @@
 """What is explained: the two-view model, architectures, trained weights."""
 
 from twinsight.models.dino import DINOHead, StudentTeacher, dino_model
-from twinsight.models.folding import FoldedConvolution, folded, state_of
+from twinsight.models.folding import FoldedConvolution, State, folded, keeping_nan
 from twinsight.models.hooked import HookedModel
 from twinsight.models.modes import evaluating
 from twinsight.models.networks import from_module, huggingface_model, timm_model, torchvision_model
@@ -32,6 +32,7 @@ __all__ = [
     "SimCLRv2ResNet",
     "SimSiam",
     "SmallResNet",
+    "State",
     "StudentTeacher",
     "TwoViewModel",
     "available_models",
@@ -45,6 +46,7 @@ __all__ = [
     "from_module",
     "full_precision",
     "huggingface_model",
+    "keeping_nan",
     "load_model",
     "projection_head",
     "published_models",
@@ -53,7 +55,6 @@ __all__ = [
     "saved_input_size",
     "simclrv2_head",
     "small_two_view",
-    "state_of",
     "timm_model",
     "torchvision_model",
     "torchvision_resnet",

@@ -98,6 +98,10 @@ class TwoViewModel(nn.Module, metaclass=_CheckedWhenBuilt):
         """``(B, C, H, W)`` images to ``(B, d)`` embeddings."""
         return self.embed(self.features(x, view), view)
 
+    def __getstate__(self) -> dict[str, Any]:
+        # Neither copies nor files take the folded copy along that an engine keeps here.
+        return {name: value for name, value in vars(self).items() if name != "_fast"}
+
     @property
     def score_digest(self) -> str | None:
         """Digest of the numbers that the score itself holds, a bank of negatives for one; None where it holds none."""
