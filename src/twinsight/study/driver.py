@@ -19,7 +19,7 @@ from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus, configure_log
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, RunMode, TaskFunction
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from rich.console import Console
 from rich.progress import Progress
 
@@ -62,7 +62,7 @@ def sweep(master: DictConfig, words: Sequence[str], context: HydraContext, task:
 
 def driving(master: DictConfig, context: HydraContext, task: TaskFunction) -> Callable[[Study], bool]:
     """Prepare this process, and give what launches the jobs of a study that have work, and says whether it waited."""
-    with open_dict(master):
+    with read_write(master), open_dict(master):  # Hydra 1.4 makes it read-only
         master.hydra.runtime.output_dir = str(Path(master.hydra.sweep.dir).resolve())
     Path(master.hydra.runtime.output_dir).mkdir(parents=True, exist_ok=True)
     configure_log(master.hydra.job_logging, master.hydra.verbose)
