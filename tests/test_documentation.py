@@ -208,6 +208,7 @@ def made_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "    raise AttributeError(name)\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "my_package", raising=False)  # that of another test
     monkeypatch.chdir(tmp_path)
 
 

@@ -93,6 +93,7 @@ def of_a_reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pat
         "def MyTrunk():\n    return nn.Sequential(nn.Conv2d(3, 8, 3, stride=4), nn.ReLU())\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "my_package", raising=False)  # that of another test
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("WANDB_MODE", "offline")
     handlers, level = logging.root.handlers[:], logging.root.level
