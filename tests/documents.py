@@ -2,11 +2,13 @@
 
 import json
 import re
+import sys
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
+import pytest
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
@@ -49,6 +51,20 @@ def _prose(notebook: Path) -> str:
     """What a notebook says between its code."""
     cells = json.loads(notebook.read_text())["cells"]
     return "\n\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+
+
+def is_a_test(test: str) -> bool:
+    """Whether there is a ``"file.py::test"`` below ``tests/``."""
+    file, name = test.split("::")
+    return f"def {name}(" in (ROOT / "tests" / file).read_text()
+
+
+def go_where_there_is(my_package: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Into ``folder``, which gets a module of a reader's own with this source, to be imported from there."""
+    (folder / "my_package.py").write_text(my_package)
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.delitem(sys.modules, "my_package", raising=False)  # that of another test
+    monkeypatch.chdir(folder)
 
 
 def blocks(page: Path) -> Iterator[Code]:

@@ -23,7 +23,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
-from documents import PAGES, ROOT, Code, anchors, blocks, links, spans
+from documents import PAGES, ROOT, Code, anchors, blocks, go_where_there_is, is_a_test, links, spans
 from twinsight.__main__ import SUBCOMMANDS
 from twinsight.config import check_words, conf_folder, options, refuse_several_devices, register_schema, validate
 from twinsight.explainers import EXPLAINERS
@@ -59,16 +59,13 @@ RUN_ELSEWHERE = {
 """Commands that need a shell or what a page makes, and the test that runs them."""
 
 SHELL, PYTHON, NOT_RUN = {"sh", "bash", "console"}, {"python"}, {"bibtex", "csv", "math", "text", "yaml"}
+A_COMMAND = re.compile(r"^\s*(\$ |python (-m|\w+\.py)|make \w|pip install)", re.MULTILINE)
 
 
 def kind(code: Code) -> str:
     """``shell``, ``python``, ``other`` or ``unknown``; what is not said is found out."""
     if code.language in NOT_RUN or code.mark == "not code":
-        return (
-            "unknown"
-            if re.search(r"^\s*(\$ |python (-m|\w+\.py)|make \w|pip install)", code.text, re.MULTILINE)
-            else "other"
-        )
+        return "unknown" if A_COMMAND.search(code.text) else "other"
     if code.language in SHELL or (not code.language and code.text.split()[0] in {*CHECKS, *OF_OTHERS}):
         return "shell"
     if code.language in PYTHON:
@@ -203,13 +200,11 @@ def made_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("FILE", "outputs/pretrain/simclr.safetensors"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(str(files("twinsight") / "weights" / "demo_simclr.safetensors"), tmp_path / name)
-    (tmp_path / "my_package.py").write_text(
+    my_package = (
         "from torch.nn import Identity\ndef __getattr__(name):\n    if name[:2] in ('My', 'my'): return Identity\n"
         "    raise AttributeError(name)\n"
     )
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(sys.modules, "my_package", raising=False)  # that of another test
-    monkeypatch.chdir(tmp_path)
+    go_where_there_is(my_package, tmp_path, monkeypatch)
 
 
 @pytest.fixture
@@ -227,8 +222,7 @@ COMMANDS = once(code for page in CURRENT for code in commands(page))
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda code: code.place)
 def test_a_command_is_one_that_there_is(command, composing):
     if command.text in RUN_ELSEWHERE:
-        file, test = RUN_ELSEWHERE[command.text].split("::")
-        assert f"def {test}(" in (ROOT / "tests" / file).read_text()
+        assert is_a_test(RUN_ELSEWHERE[command.text])
         return
     words = shlex.split(command.text)
     assert not {"|", "&&", ";", ">"} & set(words), "one command a line, or name its test in RUN_ELSEWHERE"

@@ -19,7 +19,7 @@ import pytest
 import torch
 from torchvision.models import resnet18
 
-from documents import ROOT, Code
+from documents import Code, go_where_there_is, is_a_test
 from test_documentation import CURRENT, RUN_ELSEWHERE, commands
 from toy_cells import write_photo
 from twinsight import __main__ as command_line
@@ -30,7 +30,6 @@ OF_THE_CHECKOUT = {"make", "pip", "source"}
 
 NOT_HERE = {
     r"(python run\.py|twinsight) app": "app/test_app_command.py::test_it_serves_the_page_until_it_is_told_to_stop",
-    r"python run\.py explainer=matching.*": "test_howto.py::test_the_page_on_adding_an_explainer_is_followed",
     r"python -m benchmarks.*": None,  # minutes on a quiet machine
     r"python docs/images/make\.py explainers": "test_howto.py::test_the_page_on_adding_an_explainer_is_followed",
     r"python tests/slurm_cluster\.py bash": None,  # a shell on a Slurm
@@ -88,13 +87,11 @@ def of_a_reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pat
     (tmp_path / "pairs.csv").write_text("image1,image2\n0.png,1.png\n1.png,0.png\n")
     (tmp_path / "PATH").symlink_to("DIR")
     shutil.copy(str(files("twinsight") / "weights" / "demo_simclr.safetensors"), tmp_path / "FILE")
-    (tmp_path / "my_package.py").write_text(
+    my_package = (
         "from torch import nn\nfrom torchvision.models import resnet18 as my_network\nMyNetwork = my_network\n"
         "def MyTrunk():\n    return nn.Sequential(nn.Conv2d(3, 8, 3, stride=4), nn.ReLU())\n"
     )
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(sys.modules, "my_package", raising=False)  # that of another test
-    monkeypatch.chdir(tmp_path)
+    go_where_there_is(my_package, tmp_path, monkeypatch)
     monkeypatch.setenv("WANDB_MODE", "offline")
     handlers, level = logging.root.handlers[:], logging.root.level
     yield tmp_path
@@ -139,11 +136,6 @@ def short(words: Sequence[str]) -> list[str]:
     return words + [word for key, word in new.items() if key not in {word.partition("=")[0] for word in words}]
 
 
-def _is_there(test: str) -> bool:
-    file, name = test.split("::")
-    return f"def {name}(" in (ROOT / "tests" / file).read_text()
-
-
 IN_BLOCKS = {command.text for page in CURRENT for command in commands(page) if not command.inline}
 
 
@@ -152,7 +144,7 @@ def typed(page: Path) -> Iterator[Code]:
     for command in commands(page):
         elsewhere = [test for pattern, test in NOT_HERE.items() if re.fullmatch(pattern, command.text)]
         if elsewhere:
-            assert elsewhere[0] is None or _is_there(elsewhere[0])
+            assert elsewhere[0] is None or is_a_test(elsewhere[0])
         elif not _is_left_out(command):
             yield command
 

@@ -13,7 +13,7 @@ from torch import Tensor, fx
 from twinsight.engine.incremental import Incremental
 from twinsight.engine.perturbations import erased_windows
 from twinsight.errors import UserError, unknown
-from twinsight.models import FoldedConvolution, State, TwoViewModel, evaluating, folded, full_precision
+from twinsight.models import FOLDED_COPY, FoldedConvolution, State, TwoViewModel, evaluating, folded, full_precision
 
 log = logging.getLogger(__name__)
 
@@ -118,19 +118,19 @@ def fast_copy(model: TwoViewModel, images: Tensor, execution: Execution = EXACT,
     fuse = not (mixed or execution.precision == "bf16" or execution.compile)
     kind = (images.shape, images.dtype, images.device, fuse)
     # Within the model's own dictionary: what refers to it in a circle goes when it does.
-    kept: tuple[Any, State, TwoViewModel | None] | None = vars(model).get("_fast")
+    kept: tuple[Any, State, TwoViewModel | None] | None = vars(model).get(FOLDED_COPY)
     if kept is None or kept[0] != kind or kept[1] != State(model, closely):
         forget_copy(model)  # makes room first
         # Copies are compared to 1e-5, and serve whoever builds a graph, whatever this caller does.
         with torch.inference_mode(False), EXACT.products(images.device):
             copy = folded(model, images, fuse)
-        kept = vars(model)["_fast"] = (kind, State(model, closely=True), copy)
-    return kept[2] or model
+        kept = vars(model)[FOLDED_COPY] = (kind, State(model, closely=True), copy)
+    return model if kept[2] is None else kept[2]
 
 
 def forget_copy(model: TwoViewModel) -> None:
     """Free the folded copy that is kept with ``model``."""
-    vars(model).pop("_fast", None)
+    vars(model).pop(FOLDED_COPY, None)
 
 
 class FastNetwork:

@@ -20,9 +20,10 @@ from twinsight.models.simsiam import SimSiam
 from twinsight.models.small_resnet import SmallResNet, projection_head
 from twinsight.models.ssl_checkpoints import LoadReport, build_head, checkpoint_model, fill_network
 from twinsight.models.torchvision_resnet import torchvision_resnet
-from twinsight.models.two_view import AveragePool, MaxPool, TwoViewModel, full_precision
+from twinsight.models.two_view import FOLDED_COPY, AveragePool, MaxPool, TwoViewModel, full_precision
 
 __all__ = [
+    "FOLDED_COPY",
     "AveragePool",
     "DINOHead",
     "FoldedConvolution",

@@ -17,7 +17,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from twinsight.models.two_view import TwoViewModel
+from twinsight.models.two_view import FOLDED_COPY, TwoViewModel
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ _MANY_WEIGHTS = 2**20
 _RELUS = (F.relu, torch.relu, torch.relu_, "relu", "relu_")
 _SUMS = (operator.add, torch.add, "add")
 _SUMS_IN_PLACE = (operator.iadd, "add_")
-_NOT_TOLD = frozenset(vars(nn.Module())) | {"_fast"}
+_NOT_TOLD = frozenset(vars(nn.Module())) | {FOLDED_COPY}
 """Attributes of every module, which are looked at one by one, and the place of the copy itself."""
 _keeping_nan: ContextVar[bool] = ContextVar("keeping_nan", default=False)
 
@@ -87,12 +87,8 @@ def folded(model: TwoViewModel, images: Tensor, fuse: bool = True) -> TwoViewMod
                     module.pack(len(images))
             if not all(_agree(model, fast, trial, view) for view in views):
                 return None
-            linear = copy.copy(fast)
-            linear.__dict__["_modules"] = {
-                name: _with_packed_linears(part, len(images)) for name, part in fast._modules.items()
-            }
-            changed = any(linear._modules[name] is not part for name, part in fast._modules.items())
-            return linear if changed and all(_agree(model, linear, trial, view) for view in views) else fast
+            packed: Any = _with_packed_linears(fast, len(images))
+            return packed if packed is not fast and all(_agree(model, packed, trial, view) for view in views) else fast
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # tracing runs code of others, which may raise whatever it likes
@@ -129,8 +125,10 @@ class State:
         self._told: list[Any] = []
         if closely:
             told = [item for each in modules for item in vars(each).items() if item[0] not in _NOT_TOLD]
-            sums = [float(_some_rows(each).sum(dtype=torch.float64)) for each in tensors]
-            self._closely = repr(sums), [name for name, _ in told]
+            sums = [_some_rows(each).sum(dtype=torch.float64) for each in tensors]
+            # Brought over together: a GPU is waited for once.
+            values = torch.stack([each.to(sums[0].device) for each in sums]).tolist() if sums else []
+            self._closely = repr(values), [name for name, _ in told]
             self._told = [value for _, value in told]
 
     def __eq__(self, other: object) -> bool:
@@ -139,8 +137,6 @@ class State:
         if self._closely is None or other._closely is None:
             return True
         return self._closely == other._closely and _same(self._told, other._told)
-
-    __hash__ = None  # type: ignore[assignment]
 
 
 def _same(some: Sequence[Any], others: Sequence[Any]) -> bool:

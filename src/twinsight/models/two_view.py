@@ -18,6 +18,8 @@ Normalization = tuple[tuple[float, ...], tuple[float, ...]]
 
 CIFAR10_NORMALIZATION = ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
 IMAGENET_NORMALIZATION = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+FOLDED_COPY = "_fast"
+"""Attribute of a model under which an engine keeps the folded copy of it."""
 NORMALIZATIONS = {"cifar10": CIFAR10_NORMALIZATION, "imagenet": IMAGENET_NORMALIZATION}
 
 
@@ -99,8 +101,8 @@ class TwoViewModel(nn.Module, metaclass=_CheckedWhenBuilt):
         return self.embed(self.features(x, view), view)
 
     def __getstate__(self) -> dict[str, Any]:
-        # Neither copies nor files take the folded copy along that an engine keeps here.
-        return {name: value for name, value in vars(self).items() if name != "_fast"}
+        # Neither copies nor files take it along.
+        return {name: value for name, value in vars(self).items() if name != FOLDED_COPY}
 
     @property
     def score_digest(self) -> str | None:
