@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,12 @@ def interrupt_as_lightning_does(config: DictConfig) -> int:
         raise KeyboardInterrupt
     except KeyboardInterrupt:
         sys.exit(1)
+
+
+def interrupt_inside_compiled_code(config: DictConfig) -> int:
+    with suppress(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+    raise ImportError("a module could not be initialised")
 
 
 def write_into_the_root_of_a_file(config: DictConfig) -> int:
@@ -196,6 +203,7 @@ def test_a_fault_of_the_program_shows_its_traceback_and_exits_with_one(call_task
 
 def test_an_interrupt_that_lightning_turned_into_exit_one_counts_as_interrupted(call_task):
     assert call_task("interrupt_as_lightning_does")[0] == 130
+    assert call_task("interrupt_inside_compiled_code")[0] == 130
 
 
 def test_a_device_that_is_not_there_is_a_user_error_with_the_remedy(call_task, monkeypatch):

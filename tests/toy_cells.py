@@ -4,9 +4,11 @@ An untrained network on 32 pixels, small photos, short curves.
 """
 
 import os
+import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +141,15 @@ class Failing(Explainer):
 
     def explain(self, pair: Pair) -> tuple[Tensor, Tensor]:
         raise RuntimeError("the method is broken")
+
+
+class TurnsCtrlC(Explainer):
+    """Is interrupted where compiled code makes another exception of that."""
+
+    def explain(self, pair: Pair) -> tuple[Tensor, Tensor]:
+        with suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        raise ImportError("a module could not be initialised")
 
 
 class Slow(LaFAM):

@@ -7,7 +7,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import FrameType
 
 FINISHED, SOME_FAILED, USER_ERROR, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
@@ -25,33 +25,68 @@ _TELEMETRY_OFF = {
 class Terminated(BaseException):
     """SIGTERM, or a signal that means as much: unwinds like Ctrl-C, so that what is half done is closed in order."""
 
-    received = False
-    _since = -math.inf
+
+class Heard:
+    """Whether a signal has come, which outlives what it raised.
+
+    Python drops exceptions in destructors, compiled code turns them into others, and Lightning answers with its own.
+
+    Args:
+        what: it raises.
+        grace: seconds in which the same signal again breaks nothing that the first has begun to close.
+    """
+
+    def __init__(self, what: type[BaseException], grace: Callable[[], float]) -> None:
+        self.received = False
+        self._what = what
+        self._grace = grace
+        self._since = -math.inf
 
     def raise_(self, signum: int, frame: FrameType | None) -> None:
-        self.received = True  # Python drops exceptions in destructors, Lightning may answer with one of its own
-        if time.monotonic() - self._since > GRACE_SECONDS:
+        self.received = True
+        if time.monotonic() - self._since > self._grace():
             self._since = time.monotonic()
-            raise self
+            raise self._what
+
+
+_listening: list[Heard] = []
 
 
 @contextmanager
-def terminable(number: signal.Signals = signal.SIGTERM) -> Iterator[Terminated]:
-    """Inside the block a signal raises :class:`Terminated`; what it raised can be seen afterwards as ``received``."""
-    terminated = Terminated()
-    before = signal.signal(number, terminated.raise_)
+def _listen(heard: Heard, number: signal.Signals) -> Iterator[Heard]:
+    before = signal.signal(number, heard.raise_)
+    _listening.append(heard)
     try:
-        yield terminated
+        yield heard
     finally:
+        _listening.remove(heard)
         signal.signal(number, before or signal.SIG_DFL)
+
+
+def terminable(number: signal.Signals = signal.SIGTERM) -> AbstractContextManager[Heard]:
+    """Inside the block a signal raises :class:`Terminated`; that it came can be seen afterwards as ``received``."""
+    return _listen(Heard(Terminated, lambda: GRACE_SECONDS), number)
+
+
+def _interruptible() -> AbstractContextManager[Heard]:
+    """As :func:`terminable`, for Ctrl-C, unless whoever started this process has it ignore that."""
+    heard = Heard(KeyboardInterrupt, lambda: 0.0)
+    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        return nullcontext(heard)
+    return _listen(heard, signal.SIGINT)
+
+
+def told_to_stop() -> bool:
+    """Whether a signal has come that ends the program: what is raised after that, of whatever class, is its doing."""
+    return any(heard.received for heard in _listening)
 
 
 def exit_code(work: Callable[[], int]) -> int:
     """What ``work`` returns; 143 where SIGTERM ended it, 130 for Ctrl-C, the code of a ``SystemExit``.
 
-    Other exceptions pass.
+    Other exceptions pass, unless such a signal has come before them.
     """
-    with terminable() as terminated:
+    with terminable() as terminated, _interruptible() as interrupted:
         try:
             code = work()
         except Terminated:
@@ -60,7 +95,13 @@ def exit_code(work: Callable[[], int]) -> int:
             code = INTERRUPTED
         except SystemExit as stop:
             code = _code_of(stop)
-    return TERMINATED if terminated.received else code
+        except Exception:
+            if not (terminated.received or interrupted.received):
+                raise
+            code = INTERRUPTED
+    if terminated.received:
+        return TERMINATED
+    return INTERRUPTED if interrupted.received and code else code
 
 
 def report(error: BaseException, debug: bool = False, said: set[str] | None = None) -> int:

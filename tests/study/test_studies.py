@@ -22,6 +22,7 @@ from toy_studies import TWO, assert_as_plain, planned, run
 from twinsight.config import conf_folder, register_schema
 from twinsight.data import ImageFolder
 from twinsight.errors import UserError
+from twinsight.exits import INTERRUPTED
 from twinsight.models import TwoViewModel
 from twinsight.study import Planner, Study
 from twinsight.study.aggregate import flat_records, tabulate_study
@@ -250,6 +251,31 @@ def test_jobs_killed_at_random_moments_lose_nothing_that_was_finished(study, pla
 def test_a_child_that_is_killed_is_told_apart_from_one_that_failed(tmp_path):
     assert run_in_child(_kill_yourself, None) == -signal.SIGKILL
     assert run_in_child(_return, 3) == 3
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("beside", ["explainer=lafam", "explainers=[lafam,gradcam]"])
+def test_ctrl_c_that_compiled_code_turns_into_another_error_is_no_failure(tmp_path, photos, beside):
+    """A module that is being imported raises ImportError then: nothing is wrong with the cell, and it goes on later."""
+    turning = "toy_cells.TurnsCtrlC"
+    target = f"explainers.options.lafam._target_={turning}" if "s=" in beside else f"explainer._target_={turning}"
+    study = planned(tmp_path, photos, beside, target)
+    assert _job_in_child(study, 0) == INTERRUPTED
+    assert {cell.status()["state"] for cell in study.cells} == {"interrupted"}
+    assert all(has_work(cell) for cell in study.cells)
+
+
+@pytest.mark.faults
+def test_a_cell_interrupted_while_its_files_are_closed_says_so_and_is_closed_later(study, plain, monkeypatch):
+    def interrupted(folder, metadata):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("twinsight.study.run.compact", interrupted)
+        run_job(Order(str(study.root), study.name, 0))
+    assert [cell.status()["state"] for cell in study.jobs[0]] == ["interrupted"]
+    finish(study)
+    assert_as_plain(study, plain)
 
 
 def _kill_yourself(order):

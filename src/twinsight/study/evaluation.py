@@ -13,6 +13,7 @@ from torch import Tensor
 
 from twinsight.data import PairBatch, SkippedPair
 from twinsight.engine import EXACT, Execution, NonFiniteEmbedding, PairBank
+from twinsight.exits import told_to_stop
 from twinsight.models import TwoViewModel, evaluating
 from twinsight.study.cell import Cell, asked_of_the_pair
 from twinsight.study.records import RecordWriter, packed_array
@@ -81,11 +82,11 @@ class Evaluation(pl.LightningModule):
             writer.flush()
 
     def _run_beside_others(self, cell: Cell, writer: RecordWriter, batch: PairBatch) -> None:
-        """Run a batch of a cell; its failure is its own, unless it is the last or other processes wait for this one."""
+        """Run a batch of a cell; its failure is its own, unless it is the last, others wait, or all is to end."""
         try:
             self._run(cell, writer, batch)
         except Exception as error:
-            if self.trainer.world_size > 1 or len(self.failed) + 1 == len(self.cells):
+            if told_to_stop() or self.trainer.world_size > 1 or len(self.failed) + 1 == len(self.cells):
                 raise
             self.failed[cell.name] = error
             log.error("%s failed, the others go on: %s: %s", cell.name, type(error).__name__, error)

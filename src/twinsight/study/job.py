@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from twinsight.complaints import explain_error
 from twinsight.config import refuse_dangerous
 from twinsight.errors import UserError
+from twinsight.exits import told_to_stop
 from twinsight.study.dashboard import log_cells
 from twinsight.study.locks import LockLost
 from twinsight.study.pictures import draw_set
@@ -22,7 +23,7 @@ from twinsight.study.records import done_indices, is_whole
 from twinsight.study.run import Outcome, compute, make_trainer
 from twinsight.study.sets import tabulate
 from twinsight.study.shards import WHOLE, Shard, other_workers, wait_for_the_dead
-from twinsight.study.status import read_status, settled, write_status
+from twinsight.study.status import State, read_status, settled, write_status
 from twinsight.study.study import Study, StudyCell
 
 log = logging.getLogger(__name__)
@@ -117,8 +118,11 @@ def _work_on(asked: Sequence[StudyCell], order: Order, trainer: Mapping[str, Any
         for cell in built.plan.cells:
             if read_status(cell.folder)["state"] in ("planned", "running"):  # nobody has said why yet
                 trace = "".join(traceback.format_exception(error))
+                state: State = "interrupted" if told_to_stop() else "failed"
                 with suppress(OSError):  # a full disk may be the reason
-                    write_status(cell.folder, "failed", error=f"{type(error).__name__}: {error}", traceback=trace)
+                    write_status(cell.folder, state, error=f"{type(error).__name__}: {error}", traceback=trace)
+        if told_to_stop():
+            raise
         _say(", ".join(cell.name for cell in built.plan.cells), error)
         return 1
     for name, who in outcome.busy.items():
@@ -151,6 +155,8 @@ def _build(cells: Sequence[StudyCell], root: Path, trainer: Mapping[str, Any]) -
             (built,) = plan.cells
             _check_identity(cell, built.identity)
         except Exception as error:  # of this cell; the others of the job may be whole
+            if told_to_stop():
+                raise
             message = explain_error(error) or f"{type(error).__name__}: {error}"
             trace = "".join(traceback.format_exception(error))
             if read_status(cell.folder)["state"] != "done" and not other_workers(cell.folder, WHOLE, itself=True):

@@ -21,6 +21,7 @@ from pytorch_lightning.strategies import ParallelStrategy
 
 from twinsight.data import PairDataModule, SkippedPair
 from twinsight.errors import UserError
+from twinsight.exits import told_to_stop
 from twinsight.files import write_atomically
 from twinsight.models import evaluating
 from twinsight.study.cell import Cell
@@ -247,14 +248,14 @@ def _compute(
         done=set.intersection(*done),
         shard=(shard.index, shard.count),
     )
-    if trainer.is_global_zero:
-        for cell in cells:
-            _write_config(cell)
-            write_status(cell.folder, "planned")  # whatever an earlier run said
-            held.show(cell)
-            level = logging.INFO if held.recorded[cell.name] else logging.DEBUG
-            log.log(level, "computing %s: %d of %d pairs are done", cell.name, held.recorded[cell.name], pairs)
     try:
+        if trainer.is_global_zero:
+            for cell in cells:
+                _write_config(cell)
+                write_status(cell.folder, "planned")  # whatever an earlier run said
+                held.show(cell)
+                level = logging.INFO if held.recorded[cell.name] else logging.DEBUG
+                log.log(level, "computing %s: %d of %d pairs are done", cell.name, held.recorded[cell.name], pairs)
         # Whole views go through alone and perturbed ones in chunks: reduced-precision kernels would tell them apart.
         torch.backends.cudnn.allow_tf32 = False
         torch.backends.cuda.matmul.allow_tf32 = False
@@ -275,21 +276,29 @@ def _compute(
         raise
     outcome.failed.update(evaluation.failed)
     if trainer.is_global_zero:
-        for cell in cells:
-            try:
-                if cell.name in evaluation.failed:
-                    _note(cell, "failed", evaluation.failed[cell.name], pairs)
-                elif _close(cell, pairs, shard):
-                    outcome.computed.append(cell)
-                else:
-                    outcome.open.append(cell)
-            except OSError as full:  # the disk of one cell is no reason to leave the others open
-                outcome.failed[cell.name] = full
-                with suppress(OSError):
-                    _note(cell, "failed", full, pairs)
+        try:
+            _close_all(cells, evaluation, pairs, shard, outcome)
+        except BaseException as error:
+            _note_the_end(cells, evaluation, error, pairs)
+            raise
     else:
         outcome.computed.extend(cell for cell in cells if cell.name not in evaluation.failed)
     trainer.strategy.barrier("records compacted")
+
+
+def _close_all(cells: list[Cell], evaluation: Evaluation, pairs: int, shard: Shard, outcome: Outcome) -> None:
+    for cell in cells:
+        try:
+            if cell.name in evaluation.failed:
+                _note(cell, "failed", evaluation.failed[cell.name], pairs)
+            elif _close(cell, pairs, shard):
+                outcome.computed.append(cell)
+            else:
+                outcome.open.append(cell)
+        except OSError as full:  # the disk of one cell is no reason to leave the others open
+            outcome.failed[cell.name] = full
+            with suppress(OSError):
+                _note(cell, "failed", full, pairs)
 
 
 def _note_the_end(cells: list[Cell], evaluation: Evaluation, error: BaseException, pairs: int) -> None:
@@ -298,7 +307,7 @@ def _note_the_end(cells: list[Cell], evaluation: Evaluation, error: BaseExceptio
         evaluation.flush()
     except OSError as full:  # the disk's trouble may be why we are here; it must not hide the reason
         error.add_note(f"what was computed last could not be written: {full}")
-    interrupted = not isinstance(error, Exception)  # Ctrl-C, SIGTERM, an exit
+    interrupted = told_to_stop() or not isinstance(error, Exception)  # Ctrl-C, SIGTERM, an exit
     for cell in cells:
         if read_status(cell.folder)["state"] != "running":
             continue  # where processes fail one after another, the first knows why
