@@ -11,6 +11,7 @@ from torch import nn
 
 from oracles import gradient as oracle
 from toy import SquareMean, load_golden, tiny_model, tiny_pair
+from twinsight.engine import PairBank
 from twinsight.explainers import AveragedTransforms, InputXGradient, SmoothGrad
 from twinsight.models import TwoViewModel
 
@@ -74,6 +75,11 @@ class Setting:
     def pairs(self):
         return [(a[None].double(), b[None].double()) for a, b in zip(*self.views, strict=True)]
 
+    def explained_at_once(self, explainer):
+        """With all noisy or mixed images of a view in one chunk; graphs are built in chunks of a quarter."""
+        self.given.clear()
+        return explainer(*self.views, bank=PairBank(self.model, chunk_size=64))
+
     def given_in_chunks(self):
         """What was given to the network in chunks of more than one image."""
         return [images.double() for images in self.given if len(images) > 1]
@@ -107,8 +113,7 @@ def test_oblong_views_keep_rows_and_columns_apart(dtype):
 def test_smoothgrad_equals_its_formula(make, guided, blur, protocol, dtype):
     setting, samples = Setting(make, 0, dtype), 3
     explainer = SmoothGrad(setting.model, samples=samples, guided=guided, blur=blur, protocol=protocol)
-    setting.given.clear()
-    explanation = explainer(*setting.views)
+    explanation = setting.explained_at_once(explainer)
     given = setting.given_in_chunks()
     assert [len(images) for images in given] == [samples] * 2 * BATCH
     expected = []
@@ -123,7 +128,7 @@ def test_smoothgrad_equals_its_formula(make, guided, blur, protocol, dtype):
 def test_noise_has_the_deviation_of_the_protocol(protocol, level, dtype):
     setting = Setting(tiny_model, 0, dtype)
     setting.views[1] *= 0.5  # the views differ in range
-    SmoothGrad(setting.model, samples=16, noise_level=level, protocol=protocol)(*setting.views)
+    setting.explained_at_once(SmoothGrad(setting.model, samples=16, noise_level=level, protocol=protocol))
     given = setting.given_in_chunks()
     for (x1, x2), noisy1, noisy2 in zip(setting.pairs(), given[0::2], given[1::2], strict=True):
         noise1, noise2 = noisy1 - x1, noisy2 - x2
@@ -165,8 +170,7 @@ def test_averaged_transforms_with_noise_equal_their_formula(make, guided, protoc
     setting = Setting(make, 0, dtype)
     setting.views[1] *= 0.5  # the views differ in range
     explainer = AveragedTransforms(setting.model, guided=guided, noise=True, protocol=protocol)
-    setting.given.clear()
-    explanation = explainer(*setting.views)
+    explanation = setting.explained_at_once(explainer)
     expected, weights = [], [weight for weight in LAMBDAS[protocol] if weight < 1]
     for (x1, x2), mixed in zip(setting.pairs(), setting.given_in_chunks(), strict=True):
         noise = [image[None] - (weight * x1 + (1 - weight) * x2) for image, weight in zip(mixed, weights, strict=True)]
@@ -182,7 +186,7 @@ def test_averaged_transforms_with_noise_equal_their_formula(make, guided, protoc
 def test_a_transform_of_view_1_takes_the_place_of_view_2(transform, dtype):
     # A faint blur leaves cosines so near 1 that their gradients drown in rounding: dot products do not.
     setting = Setting(MODELS["dot product"], 0, dtype)
-    explanation = AveragedTransforms(setting.model, transform=transform)(*setting.views)
+    explanation = setting.explained_at_once(AveragedTransforms(setting.model, transform=transform))
     expected = []
     for (x1, _), mixed in zip(setting.pairs(), setting.given_in_chunks(), strict=True):
         transformed = mixed[-1][None]  # weight 0

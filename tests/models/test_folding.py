@@ -129,6 +129,29 @@ def test_gradients_go_back_through_any_packed_convolution(kernel, stride, paddin
         torch.testing.assert_close(found[1], found[0], rtol=0, atol=2e-6 * found[0].abs().max().item() + 1e-9)
 
 
+def turned(capfd, network, images):
+    """How often weights were laid out anew during a pass there and back."""
+    images = images.requires_grad_()
+    capfd.readouterr()
+    with torch.backends.mkldnn.verbose(torch.backends.mkldnn.VERBOSE_ON):
+        torch.autograd.grad(network(images).sum(), images)
+    said = capfd.readouterr().out.splitlines()
+    assert any(",convolution," in line for line in said)
+    return sum(",reorder," in line and ("256x1024x1x1" in line or "1024x256x1x1" in line) for line in said)
+
+
+def test_no_pass_turns_weights_round_whatever_the_number_of_images(capfd):
+    layer = nn.Conv2d(1024, 256, 1).requires_grad_(False)
+    packed = FoldedConvolution(layer, None, relu=True)
+    images = torch.rand(16, 1024, 14, 14).to(memory_format=torch.channels_last)
+    packed.pack(16, images.shape)
+    for count in (1, 4, 16):
+        packed(images[:count].requires_grad_()).sum().backward()  # the first pass of its number may
+    assert [turned(capfd, packed, images[:count]) for count in (1, 4, 16)] == [0, 0, 0]
+    kept = {id(packed._packed(count)) for count in range(1, 17)}
+    assert len(kept) < 6  # what oneDNN wants alike is kept once
+
+
 def test_the_network_itself_is_not_changed(model):
     before = copy.deepcopy(model.state_dict())
     modules = list(model.modules())

@@ -270,9 +270,11 @@ def test_a_cell_interrupted_while_its_files_are_closed_says_so_and_is_closed_lat
     def interrupted(folder, metadata):
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    order = Order(str(study.root), study.name, 0)
+    with monkeypatch.context() as patch:
         patch.setattr("twinsight.study.run.compact", interrupted)
-        run_job(Order(str(study.root), study.name, 0))
+        with pytest.raises(KeyboardInterrupt):
+            run_job(order)
     assert [cell.status()["state"] for cell in study.jobs[0]] == ["interrupted"]
     finish(study)
     assert_as_plain(study, plain)

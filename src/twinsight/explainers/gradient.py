@@ -185,7 +185,7 @@ class SmoothGrad(_GradientExplainer):
             gradients = pair.bank.gradients(self.model.similarity(z1, z2).sum(), (x1, x2))
             return [gradient.sum(dim=0) for gradient in gradients]
 
-        chunks = zip(*pair.bank.in_chunks(samples, summed), strict=True)
+        chunks = zip(*pair.bank.in_chunks(samples, summed, graphs=True), strict=True)
         g1, g2 = (torch.stack(gradients).sum(dim=0) / samples for gradients in chunks)
         return (pair.view1, g1), (pair.view2, g2)
 
@@ -301,7 +301,7 @@ class AveragedTransforms(_GradientExplainer):
             return backwards(*self._encoded(bank, images, 2))
 
         between = [weight for weight in weights if not self._is_view2(weight)]
-        found = bank.in_chunks(len(between), chunk)
+        found = bank.in_chunks(len(between), chunk, graphs=True)
         # View 2 goes on its own, so that its pass serves the bank.
         found += [backwards(*self._view(pair, 2)) for weight in weights if self._is_view2(weight)]
         to_mixed, to_z1 = zip(*found, strict=True)

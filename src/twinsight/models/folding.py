@@ -170,7 +170,7 @@ class FoldedConvolution(nn.Module):
         self.bias = None if bias is None else nn.Parameter(bias.detach().clone(), requires_grad=False)
         self._shape: torch.Size | None = None
         self._sums = True
-        self._packed: Tensor | None = None
+        self._packed: _LaidOut | None = None
         self._back: tuple[torch.Size, Callable[[Tensor], Tensor]] | None = None
 
     def forward(self, x: Tensor, summand: Tensor | None = None) -> Tensor:
@@ -188,9 +188,7 @@ class FoldedConvolution(nn.Module):
         shape = self._shape if shape is None else shape
         if shape is None or not self._sums:
             return
-        stride, padding, dilation, groups = self.geometry
-        lay_out: Any = torch._C._nn.mkldnn_reorder_conv2d_weight
-        self._packed = lay_out(self.weight.to_mkldnn(), padding, stride, dilation, groups, [count, *shape[1:]])
+        self._packed = _LaidOut(self.weight, self.geometry, shape[1:], count)
         del self.weight
 
     def without_padding(self, shape: torch.Size) -> "FoldedConvolution":
@@ -200,23 +198,23 @@ class FoldedConvolution(nn.Module):
         stride, _, dilation, groups = self.geometry
         other.geometry = (stride, (0, 0), dilation, groups)
         if self._packed is not None:
-            other.weight = nn.Parameter(self._packed.to_dense(), requires_grad=False)
+            other.weight = nn.Parameter(self._packed.plain(), requires_grad=False)
             other._packed, other._back = None, None
             other.pack(shape[0], shape)
         return other
 
     def fused(self, x: Tensor, summand: Tensor | None) -> Tensor:
         """The pass as one kernel; for what has been packed."""
+        assert self._packed is not None
+        weight = self._packed(len(x))
         stride, padding, dilation, groups = self.geometry
         geometry = (self.bias, padding, stride, dilation, groups)
         apart = self.relu and _keeping_nan.get()
         relu = "relu" if self.relu and not apart else None
         if summand is None:
-            y = torch.ops.mkldnn._convolution_pointwise(x, self._packed, *geometry, relu or "none", [], "")
+            y = torch.ops.mkldnn._convolution_pointwise(x, weight, *geometry, relu or "none", [], "")
         else:
-            y = torch.ops.mkldnn._convolution_pointwise.binary(
-                x, summand, self._packed, *geometry, "add", 1.0, relu, [], ""
-            )
+            y = torch.ops.mkldnn._convolution_pointwise.binary(x, summand, weight, *geometry, "add", 1.0, relu, [], "")
         return y.relu_() if apart else y
 
     def taken_back(self, gradient: Tensor, size: torch.Size) -> Tensor:
@@ -224,8 +222,46 @@ class FoldedConvolution(nn.Module):
         gradient = gradient.contiguous(memory_format=torch.channels_last)
         if self._back is None or self._back[0] != size[1:]:
             assert self._packed is not None
-            self._back = size[1:], _way_back(self._packed.to_dense(), self.geometry, gradient, size)
+            self._back = size[1:], _way_back(self._packed.plain(), self.geometry, gradient, size)
         return self._back[1](gradient)
+
+
+class _LaidOut:
+    """Weights of a convolution as oneDNN wants them for each number of images; one tensor where it wants the same.
+
+    In another layout it would turn them round at each pass, which can take longer than the pass itself.
+
+    Args:
+        weight: plain.
+        geometry: stride, padding, dilation and groups.
+        size: ``(C, H, W)`` of an input.
+        count: of inputs, to begin with.
+    """
+
+    def __init__(self, weight: Tensor, geometry: Any, size: torch.Size, count: int) -> None:
+        self._geometry = geometry
+        self._size = size
+        self._for = {count: self._turned(weight, count)}
+
+    def __call__(self, count: int) -> Tensor:
+        """For ``count`` inputs."""
+        if count not in self._for:
+            with torch.inference_mode(False), torch.no_grad():
+                new = self._turned(self.plain(), count)
+                described: Any = torch.ops.mkldnn._get_mkldnn_serialized_md
+                layout = described(new)
+                alike = (known for known in self._for.values() if torch.equal(described(known), layout))
+                self._for[count] = next(alike, new)
+        return self._for[count]
+
+    def plain(self) -> Tensor:
+        """The weights themselves."""
+        return next(iter(self._for.values())).to_dense()
+
+    def _turned(self, weight: Tensor, count: int) -> Tensor:
+        stride, padding, dilation, groups = self._geometry
+        turn: Any = torch._C._nn.mkldnn_reorder_conv2d_weight
+        return turn(weight.to_mkldnn(), padding, stride, dilation, groups, [count, *self._size])
 
 
 class _Fused(torch.autograd.Function):
