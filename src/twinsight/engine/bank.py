@@ -1,6 +1,7 @@
 """Embeddings that explainers and metrics share, and the one loop that encodes perturbed images."""
 
 import logging
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
@@ -163,7 +164,10 @@ class PairBank:
         """
         while True:
             passes = self.forwards, self.backwards
-            size = max(1, self.chunk_size // 4) if graphs and self._on_cpu() else self.chunk_size
+            size = self.chunk_size
+            if graphs and self._on_cpu():
+                parts = max(1, math.ceil(count / max(1, size // 4)))
+                size = max(1, math.ceil(count / parts))  # alike, as far as that goes: a last one of one image is slow
             try:
                 return [work(start, min(start + size, count)) for start in range(0, count, size)]
             except torch.OutOfMemoryError:
