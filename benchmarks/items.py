@@ -211,7 +211,7 @@ def _smoothgrad(setting: Setting, guided: bool) -> Item:
     explainer = SmoothGrad(setting.model, samples=16, guided="modules" if guided else "none")
     some = 2 if setting.quick else 4
     works = {
-        OURS: Work(setting.explained(explainer), Passes(102, 100)),
+        OURS: Work(setting.explained(explainer), Passes(102, 100), once=setting.once()),
         RIVAL: Work(
             setting.literally(lambda rival: rival.smoothgrad(*setting.views, some)),
             Passes(100, 100),

@@ -103,7 +103,10 @@ def _captum_noise_tunnel(setting: Setting) -> Item:
     explainer = SmoothGrad(setting.model, samples=16)
     return Item(
         "SmoothGrad, 50 samples, beside Captum's NoiseTunnel",
-        {OURS: Work(setting.explained(explainer), Passes(102, 100)), "captum": Work(run, Passes(100, 100))},
+        {
+            OURS: Work(setting.explained(explainer), Passes(102, 100), once=setting.once()),
+            "captum": Work(run, Passes(100, 100)),
+        },
     )
 
 
