@@ -18,7 +18,7 @@ from torch import nn
 from twinsight import __main__ as command_line
 from twinsight import __version__
 from twinsight.errors import UserError
-from twinsight.exits import Terminated, terminable
+from twinsight.exits import Terminated, exit_code, terminable, told_to_stop
 from twinsight.plotting import write_figure
 
 RUN = Path(__file__).parents[1] / "run.py"
@@ -303,6 +303,23 @@ def test_a_second_sigterm_breaks_nothing_that_the_first_has_begun_to_close(monke
         monkeypatch.setattr("twinsight.exits.GRACE_SECONDS", -1.0)  # much later
         with pytest.raises(Terminated):
             os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_what_a_signal_turned_into_does_not_pass_whoever_listens_to_it():
+    """Slurm says that time is up by a signal of its own, and waits for an orderly end before it requeues a job."""
+
+    def work():
+        with suppress(Terminated):
+            signal.raise_signal(signal.SIGUSR1)
+        raise ImportError("a module could not be initialised")
+
+    with terminable(signal.SIGUSR1) as heard:
+        assert exit_code(work) == 143
+        assert told_to_stop()
+    assert heard.received
+    assert not told_to_stop()
+    with pytest.raises(ZeroDivisionError):
+        exit_code(lambda: 1 // 0)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])

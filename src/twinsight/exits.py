@@ -96,9 +96,9 @@ def exit_code(work: Callable[[], int]) -> int:
         except SystemExit as stop:
             code = _code_of(stop)
         except Exception:
-            if not (terminated.received or interrupted.received):
+            if not told_to_stop():  # by a signal that somebody around this listens to, maybe
                 raise
-            code = INTERRUPTED
+            code = TERMINATED
     if terminated.received:
         return TERMINATED
     return INTERRUPTED if interrupted.received and code else code

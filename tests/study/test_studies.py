@@ -22,7 +22,7 @@ from toy_studies import TWO, assert_as_plain, planned, run
 from twinsight.config import conf_folder, register_schema
 from twinsight.data import ImageFolder
 from twinsight.errors import UserError
-from twinsight.exits import INTERRUPTED
+from twinsight.exits import INTERRUPTED, TERMINATED, Terminated, exit_code
 from twinsight.models import TwoViewModel
 from twinsight.study import Planner, Study
 from twinsight.study.aggregate import flat_records, tabulate_study
@@ -265,18 +265,30 @@ def test_ctrl_c_that_compiled_code_turns_into_another_error_is_no_failure(tmp_pa
     assert all(has_work(cell) for cell in study.cells)
 
 
-@pytest.mark.faults
-def test_a_cell_interrupted_while_its_files_are_closed_says_so_and_is_closed_later(study, plain, monkeypatch):
-    def interrupted(folder, metadata):
-        raise KeyboardInterrupt
+def _terminated(*arguments, **options):
+    raise Terminated
 
-    order = Order(str(study.root), study.name, 0)
+
+def _turned(*arguments, **options):
+    with suppress(Terminated):
+        signal.raise_signal(signal.SIGTERM)
+    raise OSError("interrupted system call")
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("end", [_terminated, _turned])
+@pytest.mark.parametrize("place", ["PairDataModule", "make_trainer", "compact"])
+def test_a_cell_interrupted_before_or_after_its_pairs_does_not_stay_running(study, plain, monkeypatch, place, end):
+    (cell,) = study.jobs[0]
+    write_status(cell.folder, "running")  # as somebody left it who was killed
+    where = "job" if place == "make_trainer" else "run"
     with monkeypatch.context() as patch:
-        patch.setattr("twinsight.study.run.compact", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            run_job(order)
-    assert [cell.status()["state"] for cell in study.jobs[0]] == ["interrupted"]
-    finish(study)
+        patch.setattr(f"twinsight.study.{where}.{place}", end)
+        assert exit_code(lambda: run_job(Order(str(study.root), study.name, 0))) == TERMINATED
+    state = cell.status()["state"]
+    assert state == ("running" if (place, end) == ("make_trainer", _terminated) else "interrupted")  # nobody was at it
+    assert has_work(cell)
+    assert run(study) == [0] * 4
     assert_as_plain(study, plain)
 
 

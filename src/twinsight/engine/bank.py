@@ -5,6 +5,7 @@ import math
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import TypeVar
 
 import torch
@@ -164,12 +165,12 @@ class PairBank:
         """
         while True:
             passes = self.forwards, self.backwards
-            size = self.chunk_size
+            bounds = [*range(0, count, self.chunk_size), count]
             if graphs and self._on_cpu():
-                parts = max(1, math.ceil(count / max(1, size // 4)))
-                size = max(1, math.ceil(count / parts))  # alike, as far as that goes: a last one of one image is slow
+                parts = math.ceil(count / max(1, self.chunk_size // 4))
+                bounds = [count * part // max(1, parts) for part in range(parts + 1)]  # alike: one of one image is slow
             try:
-                return [work(start, min(start + size, count)) for start in range(0, count, size)]
+                return [work(start, stop) for start, stop in pairwise(bounds)]
             except torch.OutOfMemoryError:
                 if self.chunk_size == 1:
                     raise

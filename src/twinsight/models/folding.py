@@ -250,7 +250,7 @@ class _LaidOut:
                 new = self._turned(self.plain(), count)
                 described: Any = torch.ops.mkldnn._get_mkldnn_serialized_md
                 layout = described(new)
-                alike = (known for known in self._for.values() if torch.equal(described(known), layout))
+                alike = (known for known in list(self._for.values()) if torch.equal(described(known), layout))
                 self._for[count] = next(alike, new)
         return self._for[count]
 
@@ -391,12 +391,12 @@ def _normed(weight: Tensor, bias: Tensor | None, norm: nn.BatchNorm2d) -> tuple[
 def _fused_kernels() -> bool:
     """Whether this PyTorch has oneDNN's kernels, which it keeps for its own compiler, and they are right."""
     with torch.random.fork_rng(devices=[]):
-        x, summand = torch.rand(2, 1, 4, 6, 6)
+        x, summand = torch.rand(2, 3, 4, 6, 6)
         module, linear = FoldedConvolution(nn.Conv2d(4, 4, 3, padding=1), None, relu=True), nn.Linear(6, 2)
     try:
         expected = module(x, summand)
         module.pack(1)
-        right = torch.allclose(module(x, summand), expected, atol=1e-5)
+        right = torch.allclose(module(x, summand), expected, atol=1e-5)  # of another number of images than laid out for
         return right and torch.allclose(PackedLinear(linear, 1)(x[0, 0]), linear(x[0, 0]), atol=1e-5)
     except (AttributeError, RuntimeError, TypeError) as error:
         log.debug("no fused convolutions: %s", error)

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from twinsight.complaints import explain_error
 from twinsight.config import refuse_dangerous
 from twinsight.errors import UserError
-from twinsight.exits import told_to_stop
+from twinsight.exits import Terminated, told_to_stop
 from twinsight.study.dashboard import log_cells
 from twinsight.study.locks import LockLost
 from twinsight.study.pictures import draw_set
@@ -122,7 +122,7 @@ def _work_on(asked: Sequence[StudyCell], order: Order, trainer: Mapping[str, Any
                 with suppress(OSError):  # a full disk may be the reason
                     write_status(cell.folder, state, error=f"{type(error).__name__}: {error}", traceback=trace)
         if told_to_stop():
-            raise
+            raise Terminated from error
         _say(", ".join(cell.name for cell in built.plan.cells), error)
         return 1
     for name, who in outcome.busy.items():
@@ -156,7 +156,7 @@ def _build(cells: Sequence[StudyCell], root: Path, trainer: Mapping[str, Any]) -
             _check_identity(cell, built.identity)
         except Exception as error:  # of this cell; the others of the job may be whole
             if told_to_stop():
-                raise
+                raise Terminated from error  # which no launcher takes for the failure of one job
             message = explain_error(error) or f"{type(error).__name__}: {error}"
             trace = "".join(traceback.format_exception(error))
             if read_status(cell.folder)["state"] != "done" and not other_workers(cell.folder, WHOLE, itself=True):

@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import hydra.utils
@@ -110,6 +111,10 @@ def _held(planned: Plan, trainer: pl.Trainer, shard: Shard, outcome: Outcome) ->
         names, outcome.busy = _as_rank_zero_has_it(trainer, ([cell.name for cell in held.cells], outcome.busy))
         held.cells = [cell for cell in planned.cells if cell.name in names]
         yield held
+    except BaseException as error:
+        held.be_quiet()
+        _note_the_end([cell for cell in held.mine() if cell not in outcome.open], error, held.pairs)
+        raise
     finally:
         for cell in planned.cells:
             held.release(cell)
@@ -170,6 +175,10 @@ class _Held:
         if lock is None:
             return
         lock.release()
+
+    def mine(self) -> list[Cell]:
+        """Cells that this process has locked and nobody has taken over."""
+        return [cell for cell in self.cells if cell.name in self.locks and not self.lost(cell)]
 
     def lost(self, cell: Cell) -> bool:
         """Whether another process has taken a cell over."""
@@ -272,15 +281,15 @@ def _compute(
         held.be_quiet()
     except BaseException as error:
         held.be_quiet()
-        _note_the_end([cell for cell in cells if not held.lost(cell)], evaluation, error, pairs)
+        try:
+            evaluation.flush()
+        except OSError as full:  # the disk's trouble may be why we are here; it must not hide the reason
+            error.add_note(f"what was computed last could not be written: {full}")
+        _note_the_end([cell for cell in cells if not held.lost(cell)], error, pairs, evaluation.failed)
         raise
     outcome.failed.update(evaluation.failed)
     if trainer.is_global_zero:
-        try:
-            _close_all(cells, evaluation, pairs, shard, outcome)
-        except BaseException as error:
-            _note_the_end(cells, evaluation, error, pairs)
-            raise
+        _close_all(cells, evaluation, pairs, shard, outcome)
     else:
         outcome.computed.extend(cell for cell in cells if cell.name not in evaluation.failed)
     trainer.strategy.barrier("records compacted")
@@ -296,23 +305,23 @@ def _close_all(cells: list[Cell], evaluation: Evaluation, pairs: int, shard: Sha
             else:
                 outcome.open.append(cell)
         except OSError as full:  # the disk of one cell is no reason to leave the others open
+            if told_to_stop():
+                raise
             outcome.failed[cell.name] = full
             with suppress(OSError):
                 _note(cell, "failed", full, pairs)
 
 
-def _note_the_end(cells: list[Cell], evaluation: Evaluation, error: BaseException, pairs: int) -> None:
-    """Keep what was computed, and say why no more was."""
-    try:
-        evaluation.flush()
-    except OSError as full:  # the disk's trouble may be why we are here; it must not hide the reason
-        error.add_note(f"what was computed last could not be written: {full}")
+def _note_the_end(
+    cells: list[Cell], error: BaseException, pairs: int, failed: Mapping[str, Exception] = MappingProxyType({})
+) -> None:
+    """Say of cells that still run why no more was computed; ``failed`` knows better for some."""
     interrupted = told_to_stop() or not isinstance(error, Exception)  # Ctrl-C, SIGTERM, an exit
     for cell in cells:
         if read_status(cell.folder)["state"] != "running":
             continue  # where processes fail one after another, the first knows why
         try:
-            reason = error if interrupted else evaluation.failed.get(cell.name, error)
+            reason = error if interrupted else failed.get(cell.name, error)
             _note(cell, "interrupted" if interrupted else "failed", reason, pairs)
         except OSError as full:
             error.add_note(f"the status of {cell.name} could not be written: {full}")
