@@ -256,17 +256,8 @@ def without_ties(seed, batch):
     return [heatmap**3 for heatmap in tiny_maps(seed, batch)]
 
 
-def close(expected, curves):
-    """Similarities are good to some 1e-7; areas divided by the little by which a curve rises, to as much more."""
-
-    def tolerance(name):
-        area = name.removesuffix("_normalized")
-        if area == name:
-            return 1e-4
-        rises = [abs(curve[-1] - curve[0]) / max(1, *curve) for of, curve in curves.items() if of.startswith(area)]
-        return max(1e-4, 3e-7 / min(rises))
-
-    return {name: pytest.approx(value, rel=1e-3, abs=tolerance(name)) for name, value in expected.items()}
+def close(expected):
+    return {name: pytest.approx(value, rel=1e-3, abs=1e-4) for name, value in expected.items()}
 
 
 @pytest.mark.parametrize("protocol", ["sound", "paper"])
@@ -285,7 +276,7 @@ def test_areas_equal_their_literal_definition(granularity, step, kind, protocol)
             granularity=granularity,
         )
         assert set(expected) == (set(ALL) if protocol == "sound" else set(ALL) - set(GAINS))
-        assert {name: getattr(result, name)[n].item() for name in expected} == close(expected, curves)
+        assert {name: getattr(result, name)[n].item() for name in expected} == close(expected)
         for name, curve in curves.items():
             assert result.curves[name][n].tolist() == pytest.approx(curve, rel=1e-4, abs=1e-5)
 
