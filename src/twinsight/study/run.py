@@ -257,14 +257,14 @@ def _compute(
         done=set.intersection(*done),
         shard=(shard.index, shard.count),
     )
+    if trainer.is_global_zero:
+        for cell in cells:
+            _write_config(cell)
+            write_status(cell.folder, "planned")  # whatever an earlier run said
+            held.show(cell)
+            level = logging.INFO if held.recorded[cell.name] else logging.DEBUG
+            log.log(level, "computing %s: %d of %d pairs are done", cell.name, held.recorded[cell.name], pairs)
     try:
-        if trainer.is_global_zero:
-            for cell in cells:
-                _write_config(cell)
-                write_status(cell.folder, "planned")  # whatever an earlier run said
-                held.show(cell)
-                level = logging.INFO if held.recorded[cell.name] else logging.DEBUG
-                log.log(level, "computing %s: %d of %d pairs are done", cell.name, held.recorded[cell.name], pairs)
         # Whole views go through alone and perturbed ones in chunks: reduced-precision kernels would tell them apart.
         torch.backends.cudnn.allow_tf32 = False
         torch.backends.cuda.matmul.allow_tf32 = False
