@@ -85,14 +85,20 @@ class Timing:
         return statistics.median(self.seconds)
 
 
-def interleaved(works: Mapping[str, Work], repeats: int, device: torch.device) -> dict[str, Timing]:
-    """Each work in turn, ``repeats`` times, after a first round that warms up and has its memory measured."""
+def interleaved(works: Mapping[str, Work], repeats: int, device: torch.device) -> tuple[dict[str, Timing], float]:
+    """Each work in turn, ``repeats`` times, after a first round that warms up and has its memory measured.
+
+    Beside them what matrix products reach, in floating-point operations a second; the median, since the speed of a
+    shared machine comes and goes.
+    """
     timings = {name: Timing() for name in works}
+    peaks = []
     for name, work in works.items():
         with rise_of_memory(device) as rise:
             work.run()
         timings[name].memory = rise[0] if rise else None
     for _ in range(repeats):
+        peaks.append(matrix_product_peak(device, repeats=2))
         for name, work in works.items():
             once, seconds_once = (Passes(0), 0.0) if work.once is None else _timed(work.once, device)
             done, seconds = _timed(work.run, device)
@@ -100,7 +106,7 @@ def interleaved(works: Mapping[str, Work], repeats: int, device: torch.device) -
             timings[name].passes = done if work.whole is None else work.whole
             timings[name].seconds.append(seconds_once + (seconds - seconds_once) * scale)
             timings[name].sampled = min(1.0, 1 / scale)
-    return timings
+    return timings, statistics.median(peaks)
 
 
 def _timed(run: Callable[[], Passes], device: torch.device) -> tuple[Passes, float]:

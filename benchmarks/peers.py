@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.items import OURS, POINTS, SIDE, STRIDE, WINDOW, Item, Setting, boxes, chunked
+from benchmarks.items import OURS, POINTS, SIDE, STRIDE, WINDOW, Item, Setting, boxes, by_cones, by_windows, chunked
 from benchmarks.measure import Passes, Work
 from twinsight.explainers import ConditionalOcclusion, SmoothGrad
 from twinsight.metrics.functional import insertion_deletion
@@ -79,14 +79,12 @@ def _captum_occlusion(setting: Setting) -> Item:
             Occlusion(both).attribute(setting.views, shapes, strides, baselines=(0, 0), perturbations_per_eval=16)
         return Passes(both.forwards)
 
-    explainer = ConditionalOcclusion(setting.model, window=WINDOW, stride=setting.stride, protocol="paper")
-    whole = len(boxes(STRIDE))
-    padded = chunked(setting, len(boxes(setting.stride)), whole, 2)
-    ours = Work(setting.explained(explainer), Passes(2 + 2 * whole), padded, setting.once())
+    ours = by_windows(setting, ConditionalOcclusion)
     return Item(
         "Conditional occlusion beside Captum's Occlusion on both views",
-        {OURS: ours, "captum": Work(run, Passes(2 + 4 * whole))},
+        {OURS: ours, "captum": Work(run, Passes(2 + 4 * len(boxes(STRIDE))))},
         aim=3.0,
+        whole=not by_cones(setting),
     )
 
 

@@ -76,7 +76,7 @@ class Setting:
         return [(a[None].double(), b[None].double()) for a, b in zip(*self.views, strict=True)]
 
     def explained_at_once(self, explainer):
-        """With all noisy or mixed images of a view in one chunk; graphs are built in chunks of a quarter."""
+        """With all noisy or mixed images of a view in one chunk; graphs are built in chunks of a third."""
         self.given.clear()
         return explainer(*self.views, bank=PairBank(self.model, chunk_size=64))
 

@@ -41,7 +41,8 @@ class Engine:
         16  # perturbed images per pass, or auto: measured; frozen into the cell, as rounding depends on it
     )
     precision: str = "fp32"  # of the network's passes: fp32, tf32 (GPUs), bf16
-    incremental: bool = False  # of occluded images, compute again only what the window reaches; exact to rounding
+    # of occluded images, compute again only what the window reaches; exact to rounding; null: on CPUs, where it pays
+    incremental: bool | None = None
     compile: bool = False  # passes of perturbed images through torch.compile, with CUDA graphs on GPUs
 
 

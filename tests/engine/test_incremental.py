@@ -9,9 +9,9 @@ from toy import tiny_model
 from twinsight.engine import Execution, PairBank, erased_windows, kept_windows
 from twinsight.engine import incremental as module
 from twinsight.explainers import ConditionalOcclusion, ContextAgnosticOcclusion
-from twinsight.models import TwoViewModel, small_two_view
+from twinsight.models import TwoViewModel, folded, small_two_view
 
-INCREMENTAL = Execution(incremental=True)
+INCREMENTAL, WHOLE = Execution(incremental=True), Execution(incremental=False)
 
 
 class ItsOwnWay(TwoViewModel):
@@ -54,7 +54,7 @@ def test_what_a_window_reaches_is_all_that_changes(model, make, size, monkeypatc
     last = (side - size[0], side - size[1])
     corners = [(0, 0), last, (0, last[1]), (last[0], 0), (20, 31), (21, 7), (5, 40)]
     perturbation = make(image, fill, torch.tensor([(*corner, *size) for corner in corners]))
-    expected = PairBank(model, chunk_size=4).perturbed(perturbation)
+    expected = PairBank(model, chunk_size=4, execution=WHOLE).perturbed(perturbation)
     cut = []
     convolved = module._Walker._convolved
     monkeypatch.setattr(module._Walker, "_convolved", lambda *given: cut.append(given) or convolved(*given))
@@ -63,12 +63,45 @@ def test_what_a_window_reaches_is_all_that_changes(model, make, size, monkeypatc
     assert len(cut) >= 4  # it did go by cones
 
 
+def windows(side, size, count=3):
+    image, fill = torch.rand(2, 3, side, side, generator=torch.Generator().manual_seed(1))
+    return erased_windows(image, fill, torch.tensor([(3 * n, 2 * n, size, size) for n in range(count)]))
+
+
+@pytest.mark.parametrize(
+    ("side", "window", "pays"), [(224, 32, True), (224, 216, False), (32, 8, False)], ids=["large", "all", "small"]
+)
+def test_cones_are_taken_where_they_save_enough(side, window, pays, monkeypatch):
+    torch.manual_seed(0)
+    model = TwoViewModel(nn.Sequential(*(nn.Conv2d(n, 32, 3, padding=1) for n in (3, 32, 32))), input_size=side).eval()
+    perturbation = windows(side, window)
+    ran, call = [], module.Incremental.__call__
+    monkeypatch.setattr(
+        module.Incremental, "__call__", lambda self, *given: ran.append(len(given[0])) or call(self, *given)
+    )
+    found = PairBank(model, chunk_size=2).perturbed(perturbation)
+    # Two versions are compared with whole passes first.
+    assert ran == ([2, 2, 2] if pays else [2])
+    torch.testing.assert_close(found, PairBank(model, 2, execution=WHOLE).perturbed(perturbation), rtol=0, atol=1e-5)
+
+
+def test_what_cones_save_is_counted():
+    model = TwoViewModel(nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 2, 1)), input_size=20).eval()
+    perturbation = windows(20, 5)
+    versions = perturbation.versions(torch.arange(3))
+    with torch.no_grad():
+        cones = module.Incremental(folded(model, versions).trunk, perturbation.outside)
+        cones(versions, perturbation.boxes)
+    sizes = [(cones._multiplications(n), area) for n, area in cones._areas.items()]
+    assert sizes == [(20 * 20 * 4 * 3 * 9, 7 * 7), (20 * 20 * 2 * 4, 7 * 7)]
+
+
 @pytest.mark.parametrize("kind", [ConditionalOcclusion, ContextAgnosticOcclusion])
 def test_maps_are_those_of_whole_passes(model, kind):
     views = torch.rand(2, 1, 3, model.input_size, model.input_size, generator=torch.Generator().manual_seed(2))
     explainer = kind(model, window=15, stride=20)
     found, expected = (
-        explainer(*views, bank=PairBank(model, 4, execution=execution)) for execution in (INCREMENTAL, Execution())
+        explainer(*views, bank=PairBank(model, 4, execution=execution)) for execution in (INCREMENTAL, WHOLE)
     )
     for view in ("map1", "map2"):
         torch.testing.assert_close(getattr(found, view), getattr(expected, view), rtol=0, atol=1e-5)
@@ -79,7 +112,7 @@ def test_a_cone_as_large_as_the_map_goes_on_as_a_whole_pass(model):
     image = torch.rand(3, side, side)
     boxes = torch.tensor([(0, 0, side - 1, side - 1), (1, 1, side - 1, side - 1)])
     perturbation = erased_windows(image, torch.zeros_like(image), boxes)
-    expected = PairBank(model, chunk_size=2).perturbed(perturbation)
+    expected = PairBank(model, chunk_size=2, execution=WHOLE).perturbed(perturbation)
     found = PairBank(model, chunk_size=2, execution=INCREMENTAL).perturbed(perturbation)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
 
@@ -91,7 +124,7 @@ def test_windows_that_are_not_alike_take_whole_passes(boxes):
     model, image = tiny_model(0), torch.rand(3, 32, 32)
     perturbation = erased_windows(image, torch.zeros_like(image), torch.tensor(boxes))
     assert module.windows_of(perturbation) is None
-    expected = PairBank(model).perturbed(perturbation)
+    expected = PairBank(model, execution=WHOLE).perturbed(perturbation)
     assert torch.equal(PairBank(model, execution=INCREMENTAL).perturbed(perturbation), expected)
 
 
@@ -101,7 +134,7 @@ def test_where_cones_are_not_safe_whole_passes_are_taken(execution):
     model = (ItsOwnWay if execution is INCREMENTAL else TwoViewModel)(sequential(), input_size=64).eval()
     image = torch.rand(3, 64, 64)
     perturbation = erased_windows(image, torch.zeros_like(image), torch.tensor([(0, 0, 5, 5), (3, 3, 5, 5)]))
-    whole = Execution(execution.precision)
+    whole = Execution(execution.precision, incremental=False)
     with torch.no_grad():
         expected = PairBank(model, execution=whole).perturbed(perturbation)
         assert torch.equal(PairBank(model, execution=execution).perturbed(perturbation), expected)
@@ -110,7 +143,7 @@ def test_where_cones_are_not_safe_whole_passes_are_taken(execution):
 def test_a_wrong_answer_is_noticed_and_whole_passes_are_taken(monkeypatch, caplog):
     model, image = tiny_model(0), torch.rand(3, 32, 32)
     perturbation = erased_windows(image, torch.zeros_like(image), torch.tensor([(0, 0, 5, 5), (9, 3, 5, 5)]))
-    expected = PairBank(model).perturbed(perturbation)
+    expected = PairBank(model, execution=WHOLE).perturbed(perturbation)
     monkeypatch.setattr(module.Cone, "_paste", lambda self, maps, corners: None)
     assert torch.equal(PairBank(model, execution=INCREMENTAL).perturbed(perturbation), expected)
     assert caplog.text.count("engine.incremental: whole passes instead") == 1

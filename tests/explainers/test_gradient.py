@@ -274,7 +274,7 @@ def noise_given(model, explainer, views):
     """What SmoothGrad added to one pair of views."""
     given = []
     handle = model.trunk.register_forward_pre_hook(lambda module, inputs: given.append(inputs[0].detach()))
-    explainer(*(view[:1] for view in views), bank=PairBank(model, chunk_size=64))  # 16 with graphs at a time
+    explainer(*(view[:1] for view in views), bank=PairBank(model, chunk_size=64))  # 21 with graphs at a time
     handle.remove()
     noisy1, noisy2 = (images for images in given if len(images) > 1)
     return noisy1 - views[0][0], noisy2 - views[1][0]

@@ -75,6 +75,42 @@ def test_a_folded_copy_answers_as_its_network(model, fuse):
                 torch.testing.assert_close(found, expected, rtol=0, atol=1e-5 * max(1, expected.abs().max().item()))
 
 
+class Skips(nn.Module):
+    """Sums whose summand is the image, is asked for again, is not, and is the convolved map itself."""
+
+    def __init__(self):
+        super().__init__()
+        self.convolutions = nn.ModuleList(nn.Conv2d(n, 3, 3, padding=1) for n in (3, 3, 3, 3, 3))
+
+    def forward(self, x):
+        a, b, c, d, e = self.convolutions
+        of_image = a(x) + x
+        again = F.relu(b(of_image) + of_image)
+        last = c(again) + of_image
+        alone = d(last)
+        return e(alone) + alone
+
+
+def test_a_sum_takes_the_place_of_what_nobody_asks_for_again():
+    torch.manual_seed(0)
+    model = TwoViewModel(Skips(), input_size=16).eval()
+    images = images_for(model)
+    before = images.clone()
+    fast = folded(model, images.contiguous(memory_format=torch.channels_last))
+    overwrites = [module.overwrites for module in fast.modules() if isinstance(module, FoldedConvolution)]
+    assert overwrites == [False, False, True, False, False]
+    laid_out = images.contiguous(memory_format=torch.channels_last)
+    for _ in range(2):
+        with torch.no_grad():
+            torch.testing.assert_close(fast(laid_out), model(images), rtol=0, atol=1e-5)
+    assert torch.equal(laid_out, before)
+    gradients = []
+    for network in (fast, model):
+        leaf = laid_out.clone().requires_grad_()
+        gradients += torch.autograd.grad(network(leaf).square().sum(), leaf)
+    torch.testing.assert_close(*gradients, rtol=1e-5, atol=1e-5)
+
+
 def test_large_linear_layers_are_laid_out_anew_and_small_ones_shared():
     model = randomised(NETWORKS["a wide head"]())
     fast = folded(model, images_for(model))

@@ -4,7 +4,7 @@ import logging
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from itertools import pairwise
 from typing import TypeVar
 
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from twinsight.engine.execution import CHUNK_SIZE, EXACT, Execution, FastNetwork, fast_copy
 from twinsight.engine.incremental import windows_of
+from twinsight.engine.memory import keeping_freed_memory
 from twinsight.engine.perturbations import Perturbation
 from twinsight.engine.seeds import content_digest
 from twinsight.errors import UserError
@@ -160,17 +161,20 @@ class PairBank:
         """``work(start, stop)`` for each chunk of ``range(count)``; all again in halved chunks when memory runs out.
 
         Args:
-            graphs: ``work`` builds graphs. They keep every feature map, so that on CPUs chunks a quarter as large are
-                faster, for what they take from caches and not from memory, and need a quarter of it.
+            graphs: ``work`` builds graphs. They keep every feature map, so that on CPUs chunks a third as large are
+                faster, for what they take from caches and not from memory, and need a third of it.
         """
         while True:
             passes = self.forwards, self.backwards
-            bounds = [*range(0, count, self.chunk_size), count]
+            bounds, kept = [*range(0, count, self.chunk_size), count], nullcontext()
             if graphs and self._on_cpu():
-                parts = math.ceil(count / max(1, self.chunk_size // 4))
+                parts = math.ceil(count / max(1, self.chunk_size // 3))
                 bounds = [count * part // max(1, parts) for part in range(parts + 1)]  # alike: one of one image is slow
+            elif self._on_cpu() and count > self.chunk_size:
+                kept = keeping_freed_memory()
             try:
-                return [work(start, stop) for start, stop in pairwise(bounds)]
+                with kept:
+                    return [work(start, stop) for start, stop in pairwise(bounds)]
             except torch.OutOfMemoryError:
                 if self.chunk_size == 1:
                     raise
@@ -203,7 +207,7 @@ class PairBank:
         self._bytes = 0
 
     def _encode(self, perturbation: Perturbation, view: int) -> Tensor:
-        boxes = windows_of(perturbation) if self.execution.incremental else None
+        boxes = None if self.execution.incremental is False else windows_of(perturbation)
         cones: tuple[FastNetwork | None, Callable[[Tensor, Tensor], Tensor] | None] = (None, None)
 
         def embeddings(start: int, stop: int) -> Tensor:
@@ -221,6 +225,7 @@ class PairBank:
             features = by_cones(versions, boxes[indices])
             return self.execution.run(network.network.embed, features, view)[: stop - start]
 
+        self._for_many(perturbation.image)  # here, so that nothing it needs for a moment is kept between chunks
         chunks = self.in_chunks(len(perturbation), embeddings)
         return torch.cat(chunks) if chunks else self._no_embeddings(perturbation, view)
 

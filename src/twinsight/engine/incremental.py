@@ -17,8 +17,10 @@ from torch.nn import functional as F
 from twinsight.engine.perturbations import Perturbation
 from twinsight.models import FoldedConvolution
 
-DENSE_FROM = 0.8
+DENSE_FROM = 0.9
 """Share of the side of a feature map from which a cone is not worth cutting out."""
+CUTTING = 2e7
+"""Multiplications that are done in the time it takes to cut out and paste the cone of one image, on two cores."""
 _RELUS = (F.relu, torch.relu, "relu")
 
 
@@ -43,14 +45,14 @@ class Cone:
     def cut(self, corners: Tensor, size: tuple[int, int], outside: float = 0.0) -> Tensor:
         """``(n, C, *size)`` of the versions' whole maps from other ``corners``, which may lie outside."""
         height, width = self.around.shape[-2:]
-        before = (-corners.amin(dim=0)).clamp(min=0).tolist()
-        after = (corners.amax(dim=0) + torch.tensor(size) - torch.tensor((height, width))).clamp(min=0).tolist()
-        padded = F.pad(self.around, (before[1], after[1], before[0], after[0]), value=outside)[0]
-        places = [(top + before[0], left + before[1]) for top, left in corners.tolist()]
-        shape = (len(places), len(padded), *size)
-        found = _empty(shape, self.values)
-        for index, (top, left) in enumerate(places):
-            found[index] = padded[:, top : top + size[0], left : left + size[1]]
+        rows, columns = (corners[:, axis, None] + torch.arange(size[axis]) for axis in (0, 1))
+        inside = ((rows >= 0) & (rows < height)).unsqueeze(2) & ((columns >= 0) & (columns < width)).unsqueeze(1)
+        places = rows.clamp(0, height - 1).unsqueeze(2) * width + columns.clamp(0, width - 1).unsqueeze(1)
+        pixels = self.around[0].permute(1, 2, 0).flatten(0, 1)
+        pixels = pixels.index_select(0, places.flatten().to(pixels.device))  # of all channels, which lie together
+        if not inside.all():
+            pixels.index_fill_(0, (~inside).flatten().nonzero().squeeze(1).to(pixels.device), outside)
+        found = pixels.unflatten(0, (len(corners), *size)).permute(0, 3, 1, 2)
         self._paste(found, corners)
         return found
 
@@ -105,9 +107,10 @@ class Incremental:
 
     def __init__(self, trunk: fx.GraphModule, image: Tensor, valid: dict[Any, FoldedConvolution] | None = None) -> None:
         self.valid: dict[Any, FoldedConvolution] = {} if valid is None else valid
-        """Convolutions without padding, laid out for the size of their cones; to share between images."""
+        """Convolutions without padding, by size of their cones; to share between images."""
         self._trunk = trunk
         self._around: dict[fx.Node, Any] = {}
+        self._areas: dict[fx.Node, int] = {}
         image = image.unsqueeze(0).clone(memory_format=torch.channels_last)
         _Recorder(trunk, self._around).run(image)
 
@@ -117,8 +120,25 @@ class Incremental:
         windows = _empty((len(images), images.shape[1], tall, wide), images)
         for index, (top, left) in enumerate(boxes[:, :2].tolist()):
             windows[index] = images[index, :, top : top + tall, left : left + wide]
-        found = _Walker(self._trunk, self._around, self.valid).run((windows, boxes[:, :2]))
+        walker = _Walker(self._trunk, self._around, self.valid)
+        found = walker.run((windows, boxes[:, :2]))
+        self._areas = walker.areas
         return found.whole() if isinstance(found, Cone) else found
+
+    @property
+    def pays(self) -> bool:
+        """Whether cones of the size that came last save a tenth of all, and more than it takes to cut them out."""
+        whole = {n: self._multiplications(n) for n in self._trunk.graph.nodes}
+        saved = sum(whole[n] * (1 - area / self._around[n][0, 0].numel()) for n, area in self._areas.items())
+        return saved > max(CUTTING * len(self._areas), 0.1 * sum(whole.values()))
+
+    def _multiplications(self, n: fx.Node) -> float:
+        """Of a convolution over the whole image, 0 for whatever else."""
+        module = self._trunk.get_submodule(str(n.target)) if n.op == "call_module" else None
+        if not isinstance(module, FoldedConvolution):
+            return 0.0
+        seen = self._around[n.args[0]]  # type: ignore[index]
+        return self._around[n].numel() * seen.shape[1] / module.geometry[-1] * math.prod(module.kernel_size)
 
 
 class _Recorder(fx.Interpreter):
@@ -140,6 +160,8 @@ class _Walker(fx.Interpreter):
 
     def __init__(self, trunk: fx.GraphModule, around: dict[fx.Node, Any], valid: dict[Any, FoldedConvolution]) -> None:
         super().__init__(trunk)
+        self.areas: dict[fx.Node, int] = {}
+        """Of the cone that each convolution gave."""
         self._around = around
         self._valid = valid
 
@@ -189,7 +211,8 @@ class _Walker(fx.Interpreter):
                 return None
             added = summand.cut(corners, size)
         seen = first.values if reach.pointwise else first.cut(*reach.inputs(corners, size))
-        key = (n, tuple(seen.shape))
+        self.areas[n] = math.prod(size)
+        key = (n, tuple(seen.shape[1:]))
         if key not in self._valid:
             self._valid[key] = module.without_padding(seen.shape)
         return Cone(self._valid[key](seen, added), corners, around)

@@ -168,6 +168,8 @@ class FoldedConvolution(nn.Module):
         weight = weight.detach().clone(memory_format=torch.channels_last)
         self.weight = nn.Parameter(weight, requires_grad=False)
         self.bias = None if bias is None else nn.Parameter(bias.detach().clone(), requires_grad=False)
+        self.overwrites = False
+        """Whether nobody asks for the summand afterwards, so that the sum may take its place without a graph."""
         self._shape: torch.Size | None = None
         self._sums = True
         self._packed: _LaidOut | None = None
@@ -175,7 +177,8 @@ class FoldedConvolution(nn.Module):
 
     def forward(self, x: Tensor, summand: Tensor | None = None) -> Tensor:
         if self._packed is not None:
-            return _Fused.apply(x, summand, self)
+            graph = torch.is_grad_enabled() and (x.requires_grad or (summand is not None and summand.requires_grad))
+            return _Fused.apply(x, summand, self) if graph else self.fused(x, summand, self.overwrites)
         y = F.conv2d(x, self.weight, self.bias, *self.geometry)
         self._shape = x.shape
         if summand is not None:
@@ -203,18 +206,21 @@ class FoldedConvolution(nn.Module):
             other.pack(shape[0], shape)
         return other
 
-    def fused(self, x: Tensor, summand: Tensor | None) -> Tensor:
-        """The pass as one kernel; for what has been packed."""
+    def fused(self, x: Tensor, summand: Tensor | None, overwrite: bool = False) -> Tensor:
+        """The pass as one kernel, which may put the sum into the place of ``summand``; for what has been packed."""
         assert self._packed is not None
         weight = self._packed(len(x))
         stride, padding, dilation, groups = self.geometry
         geometry = (self.bias, padding, stride, dilation, groups)
         apart = self.relu and _keeping_nan.get()
         relu = "relu" if self.relu and not apart else None
+        kernels: Any = torch.ops.mkldnn
         if summand is None:
-            y = torch.ops.mkldnn._convolution_pointwise(x, weight, *geometry, relu or "none", [], "")
+            y = kernels._convolution_pointwise(x, weight, *geometry, relu or "none", [], "")
+        elif overwrite and summand.is_contiguous(memory_format=torch.channels_last):
+            y = kernels._convolution_pointwise_.binary(summand, x, weight, *geometry, "add", 1.0, relu, [], "")
         else:
-            y = torch.ops.mkldnn._convolution_pointwise.binary(x, summand, weight, *geometry, "add", 1.0, relu, [], "")
+            y = kernels._convolution_pointwise.binary(x, summand, weight, *geometry, "add", 1.0, relu, [], "")
         return y.relu_() if apart else y
 
     def taken_back(self, gradient: Tensor, size: torch.Size) -> Tensor:
@@ -439,6 +445,7 @@ def _part(part: nn.Module | None) -> nn.Module | None:
         convolution = _module(node, modules)
         if type(convolution) is nn.Conv2d and _is_plain(convolution) and len(node.args) == 1:
             _fold(traced, node, convolution, modules, f"folded{index}")
+    _overwrite_summands(traced)
     traced.graph.lint()
     traced.delete_all_unused_submodules()
     traced.recompile()
@@ -481,6 +488,18 @@ def _fold(
     replaced[-1].replace_all_uses_with(new)
     for done in reversed(replaced):
         traced.graph.erase_node(done)
+
+
+def _overwrite_summands(traced: fx.GraphModule) -> None:
+    """Let sums take the place of what another convolution gave, where they are the last to ask for it."""
+    places = {node: place for place, node in enumerate(traced.graph.nodes)}
+    calls = [node for node in places if node.op == "call_module"]
+    folded = {node: traced.get_submodule(str(node.target)) for node in calls}
+    folded = {node: module for node, module in folded.items() if isinstance(module, FoldedConvolution)}
+    for node, module in folded.items():
+        x, summand = (*node.args, None)[:2]
+        if summand in folded and summand is not x:
+            module.overwrites = all(places[user] <= places[node] for user in summand.users)
 
 
 def _module(node: fx.Node, modules: Mapping[str, nn.Module]) -> nn.Module | None:
