@@ -4,7 +4,7 @@ import logging
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import pairwise
 from typing import TypeVar
 
@@ -166,7 +166,8 @@ class PairBank:
         """
         while True:
             passes = self.forwards, self.backwards
-            bounds, kept = [*range(0, count, self.chunk_size), count], nullcontext()
+            bounds = [*range(0, count, self.chunk_size), count]
+            kept: AbstractContextManager[None] = nullcontext()
             if graphs and self._on_cpu():
                 parts = math.ceil(count / max(1, self.chunk_size // 3))
                 bounds = [count * part // max(1, parts) for part in range(parts + 1)]  # alike: one of one image is slow

@@ -494,8 +494,8 @@ def _overwrite_summands(traced: fx.GraphModule) -> None:
     """Let sums take the place of what another convolution gave, where they are the last to ask for it."""
     places = {node: place for place, node in enumerate(traced.graph.nodes)}
     calls = [node for node in places if node.op == "call_module"]
-    folded = {node: traced.get_submodule(str(node.target)) for node in calls}
-    folded = {node: module for node, module in folded.items() if isinstance(module, FoldedConvolution)}
+    modules = {node: traced.get_submodule(str(node.target)) for node in calls}
+    folded = {node: module for node, module in modules.items() if isinstance(module, FoldedConvolution)}
     for node, module in folded.items():
         x, summand = (*node.args, None)[:2]
         if summand in folded and summand is not x:
