@@ -59,7 +59,8 @@ def test_what_connects_is_noted(tmp_path, code):
 
 
 def test_a_run_and_its_report_stay_on_this_machine(tmp_path):
-    code, said, left = watched(tmp_path, str(ROOT / "run.py"), f"paths.output_root={tmp_path / 'out'}")
+    shorter = ("data.limit=2", "metrics.insertion_deletion.points=8", f"paths.output_root={tmp_path / 'out'}")
+    code, said, left = watched(tmp_path, str(ROOT / "run.py"), *shorter)
     assert (code, left) == (0, []), said
     (cell,) = (tmp_path / "out" / "cells").iterdir()
     code, said, left = watched(tmp_path, "-m", "twinsight", "report", str(cell), "--output", str(tmp_path / "a.html"))

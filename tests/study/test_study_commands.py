@@ -72,7 +72,7 @@ def test_a_failing_cell_stops_nothing_and_is_listed_at_the_end(tmp_path, photos)
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_ends_a_study_in_order_and_it_goes_on_later(tmp_path, photos, number, code):
     slow = ("explainer=conditional_occlusion", "explainer.window=8", "explainer.stride=1", "loader.batch_size=1")
-    process = typed(*words(tmp_path, photos, *slow, "metrics.insertion_deletion.points=1024", "seed=0,1"))
+    process = typed(*words(tmp_path, photos, *slow, "metrics.insertion_deletion.points=128", "seed=0,1"))
     deadline = time.monotonic() + 300
     while "running" not in "".join(path.read_text() for path in tmp_path.glob("cells/*/status.json")):
         assert time.monotonic() < deadline
