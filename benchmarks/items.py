@@ -151,13 +151,15 @@ def by_windows(setting: Setting, *kinds: type[ConditionalOcclusion], incremental
     )
     padded = chunked(setting, len(boxes(setting.stride)), whole, groups)
     # Cones are cut from feature maps of what is outside the windows, one more image a view and kind.
-    outside = groups if incremental or (incremental is None and by_cones(setting)) else 0
+    outside = groups if by_cones(setting, incremental) else 0
     return Work(explained, Passes(2 + groups * whole), padded, chosen.once(outside))
 
 
-def by_cones(setting: Setting) -> bool:
-    """Whether occlusion goes by cones unless somebody says otherwise."""
-    return setting.views[0].device.type == "cpu" and setting.bank.execution == EXACT
+def by_cones(setting: Setting, incremental: bool | None = None) -> bool:
+    """Whether occlusion goes by cones, which pay for this network, window and device where it is a CPU."""
+    execution = setting.bank.execution
+    wanted = setting.views[0].device.type == "cpu" if incremental is None else incremental
+    return wanted and execution.precision != "bf16" and not execution.compile
 
 
 def _conditional_occlusion(setting: Setting, incremental: bool | None) -> Item:

@@ -80,8 +80,7 @@ def test_cones_are_taken_where_they_save_enough(side, window, pays, monkeypatch)
         module.Incremental, "__call__", lambda self, *given: ran.append(len(given[0])) or call(self, *given)
     )
     found = PairBank(model, chunk_size=2).perturbed(perturbation)
-    # Two versions are compared with whole passes first.
-    assert ran == ([2, 2, 2] if pays else [2])
+    assert ran == ([2, 2, 2] if pays else [2]), "two versions are compared first"
     torch.testing.assert_close(found, PairBank(model, 2, execution=WHOLE).perturbed(perturbation), rtol=0, atol=1e-5)
 
 

@@ -226,7 +226,8 @@ class PairBank:
             features = by_cones(versions, boxes[indices])
             return self.execution.run(network.network.embed, features, view)[: stop - start]
 
-        self._for_many(perturbation.image)  # here, so that nothing it needs for a moment is kept between chunks
+        if self._on_cpu():
+            self._for_many(perturbation.image)  # here, so that nothing it needs for a moment is kept between chunks
         chunks = self.in_chunks(len(perturbation), embeddings)
         return torch.cat(chunks) if chunks else self._no_embeddings(perturbation, view)
 

@@ -28,7 +28,7 @@ Pass = Callable[[Tensor, int], Tensor]
 
 @dataclass(frozen=True)
 class Execution:
-    """What a user may opt in to beyond exact passes.
+    """What a user may choose about how passes are run.
 
     Attributes:
         precision: ``"fp32"``: whole single precision, on GPUs too, where PyTorch alone would cut convolutions to tf32;
@@ -135,7 +135,7 @@ def forget_copy(model: TwoViewModel) -> None:
 
 
 class FastNetwork:
-    """What chunks of perturbed versions go through: compiled, or by the cones of their windows, where asked for.
+    """What chunks of perturbed versions go through: compiled, or by the cones of their windows.
 
     Args:
         model: the network itself.
@@ -165,38 +165,38 @@ class FastNetwork:
         return self._compiled(images, view).clone()  # the next pass of a CUDA graph writes over it
 
     def by_cones(self, image: Tensor, boxes: Tensor) -> Callable[[Tensor, Tensor], Tensor] | None:
-        """What makes feature maps of versions of ``image`` (C, H, W) from them and their boxes; or None.
-
-        The first time for windows of a size it is compared with a whole pass.
-        """
-        size = (int(boxes[0, 2]), int(boxes[0, 3]))
-        if not (self._cones and self._by_size.get(size, True)):
-            return None
+        """What makes feature maps of versions of ``image`` (C, H, W) from them and their boxes; or None."""
         trunk = self.network.trunk
-        assert isinstance(trunk, fx.GraphModule)
+        if not (self._cones and isinstance(trunk, fx.GraphModule)):
+            return None
+        size = (int(boxes[0, 2]), int(boxes[0, 3]))
+        if size not in self._by_size:
+            self._by_size[size] = self._worthwhile(trunk, image, size)
+        return Incremental(trunk, image, self._valid) if self._by_size[size] else None
+
+    def _worthwhile(self, trunk: fx.GraphModule, image: Tensor, size: tuple[int, int]) -> bool:
+        """Whether cones of windows of a size are right, which is tried on noise, and pay where they have to."""
+        height, width = image.shape[-2:]
+        boxes = torch.tensor([(0, 0, *size), (height - size[0], width - size[1], *size)])
+        noise = torch.rand((2, *image.shape), generator=torch.Generator().manual_seed(0)).to(image)
+        versions = erased_windows(noise[0], noise[1], boxes).versions(torch.arange(2, device=image.device))
+        versions = versions.contiguous(memory_format=torch.channels_last)
+        valid: dict[Any, FoldedConvolution] = {}
         try:
-            cones = Incremental(trunk, image, self._valid)
-            if size not in self._by_size:
-                self._compare(cones, trunk, image, boxes[:2])
-                self._by_size[size] = cones.pays or not self._only_where_it_pays
+            cones = Incremental(trunk, noise[0], valid)
+            expected = trunk(versions)
+            error = float((cones(versions, boxes) - expected).abs().max())
+            if not error <= 1e-5 * max(1.0, float(expected.abs().max())):
+                raise RuntimeError(f"off by {error:.1e}")
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # as for compilers: networks are not ours
             log.warning("engine.incremental: whole passes instead (%s: %s)", type(error).__name__, error)
-            self._cones = False
-            return None
-        return cones if self._by_size[size] else None
-
-    @staticmethod
-    def _compare(cones: Incremental, trunk: fx.GraphModule, image: Tensor, boxes: Tensor) -> None:
-        """Raise where cones are wrong for versions with noise in ``boxes``."""
-        noise = torch.rand(image.shape, generator=torch.Generator().manual_seed(0)).to(image)
-        trial = erased_windows(image, noise, boxes).versions(torch.arange(len(boxes), device=image.device))
-        trial = trial.contiguous(memory_format=torch.channels_last)
-        expected = trunk(trial)
-        error = float((cones(trial, boxes) - expected).abs().max())
-        if not error <= 1e-5 * max(1.0, float(expected.abs().max())):
-            raise RuntimeError(f"off by {error:.1e}")
+            return False
+        worthwhile = cones.pays or not self._only_where_it_pays
+        if worthwhile:
+            self._valid |= valid
+        return worthwhile
 
     def _compile(self, model: TwoViewModel, images: Tensor, execution: Execution) -> None:
         mode = "reduce-overhead" if images.device.type == "cuda" else "default"

@@ -133,12 +133,15 @@ class Incremental:
         return saved > max(CUTTING * len(self._areas), 0.1 * sum(whole.values()))
 
     def _multiplications(self, n: fx.Node) -> float:
-        """Of a convolution over the whole image, 0 for whatever else."""
+        """Of a layer with weights over the whole image, 0 for whatever else."""
         module = self._trunk.get_submodule(str(n.target)) if n.op == "call_module" else None
-        if not isinstance(module, FoldedConvolution):
-            return 0.0
-        seen = self._around[n.args[0]]  # type: ignore[index]
-        return self._around[n].numel() * seen.shape[1] / module.geometry[-1] * math.prod(module.kernel_size)
+        if isinstance(module, FoldedConvolution):
+            seen = self._around[n.args[0]]  # type: ignore[index]
+            each = seen.shape[1] / module.geometry[-1] * math.prod(module.kernel_size)
+        else:
+            weight = getattr(module, "weight", None)
+            each = weight[0].numel() if isinstance(weight, Tensor) and weight.ndim > 1 else 0
+        return self._around[n].numel() * each if each else 0.0
 
 
 class _Recorder(fx.Interpreter):

@@ -23,7 +23,7 @@ def keeping_freed_memory() -> Iterator[None]:
 
     Feature maps of a chunk are large: glibc asks the system for pages for each of them and returns them when they are
     freed, and the system clears every page of the next chunk anew. On a virtual machine of two cores that took a tenth
-    to a sixth of the time of whole chunks of ResNet-50. No more memory is held than a chunk needs at its worst.
+    to a sixth of the time of whole chunks of ResNet-50. About as much memory is held as a chunk needs at its worst.
 
     Without effect where the C library is another one, or its allocator has been set up by the environment.
 

@@ -491,7 +491,10 @@ def _fold(
 
 
 def _overwrite_summands(traced: fx.GraphModule) -> None:
-    """Let sums take the place of what another convolution gave, where they are the last to ask for it."""
+    """Let sums take the place of what another convolution gave, where they are the last to ask for it.
+
+    Others who ask for it are convolutions: whatever else might hand its memory on, as views do.
+    """
     places = {node: place for place, node in enumerate(traced.graph.nodes)}
     calls = [node for node in places if node.op == "call_module"]
     modules = {node: traced.get_submodule(str(node.target)) for node in calls}
@@ -499,7 +502,9 @@ def _overwrite_summands(traced: fx.GraphModule) -> None:
     for node, module in folded.items():
         x, summand = (*node.args, None)[:2]
         if summand in folded and summand is not x:
-            module.overwrites = all(places[user] <= places[node] for user in summand.users)
+            module.overwrites = all(
+                user is node or (user in folded and places[user] < places[node]) for user in summand.users
+            )
 
 
 def _module(node: fx.Node, modules: Mapping[str, nn.Module]) -> nn.Module | None:
