@@ -84,6 +84,15 @@ def test_cones_are_taken_where_they_save_enough(side, window, pays, monkeypatch)
     torch.testing.assert_close(found, PairBank(model, 2, execution=WHOLE).perturbed(perturbation), rtol=0, atol=1e-5)
 
 
+def test_a_trunk_without_convolutions_takes_whole_passes():
+    torch.manual_seed(0)
+    head = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Flatten())
+    model = TwoViewModel(nn.AvgPool2d(4), head, pool=nn.Identity(), input_size=32).eval()
+    perturbation = windows(32, 5)
+    found = PairBank(model, chunk_size=2, execution=INCREMENTAL).perturbed(perturbation)
+    assert torch.equal(found, PairBank(model, chunk_size=2, execution=WHOLE).perturbed(perturbation))
+
+
 def test_what_cones_save_is_counted():
     model = TwoViewModel(nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 2, 1)), input_size=20).eval()
     perturbation = windows(20, 5)

@@ -166,8 +166,10 @@ class FastNetwork:
 
     def by_cones(self, image: Tensor, boxes: Tensor) -> Callable[[Tensor, Tensor], Tensor] | None:
         """What makes feature maps of versions of ``image`` (C, H, W) from them and their boxes; or None."""
+        if not self._cones:
+            return None
         trunk = self.network.trunk
-        if not (self._cones and isinstance(trunk, fx.GraphModule)):
+        if not isinstance(trunk, fx.GraphModule):  # without a convolution it is not folded
             return None
         size = (int(boxes[0, 2]), int(boxes[0, 3]))
         if size not in self._by_size:
