@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from toy import tiny_maps, tiny_model, tiny_pair
+from toy_memory import resident
 from twinsight.engine import PairBank, erased_windows
 from twinsight.explainers import (
     AveragedTransforms,
@@ -81,8 +82,3 @@ def test_memory_does_not_grow_with_the_number_of_perturbations():
     rise(16)
     # All images of 2000 perturbations at once would be 98 MB.
     assert rise(2000) - rise(100) < 20 * 2**20
-
-
-def resident(key):
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(key))
-    return int(line.split()[1]) * 1024

@@ -1,10 +1,10 @@
 """Memory that is freed stays at hand while chunks go through, and is given back afterwards."""
 
 import resource
-from pathlib import Path
 
 import pytest
 
+from toy_memory import resident
 from twinsight.engine import memory
 from twinsight.engine.memory import keeping_freed_memory
 
@@ -15,11 +15,6 @@ def faults(times):
     for _ in range(times):
         bytearray(64 * 2**20).find(b"1")
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-
-
-def resident():
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmRSS"))
-    return int(line.split()[1]) * 1024
 
 
 class Allocator:
@@ -44,11 +39,11 @@ def allocator(monkeypatch):
 
 @pytest.mark.skipif(memory._glibc() is None, reason="another C library")
 def test_freed_memory_is_used_again_and_given_back():
-    before, held = faults(8), resident()
+    before, held = faults(8), resident("VmRSS")
     with keeping_freed_memory():
         within = faults(8)
     assert within < before / 2
-    assert resident() - held < 16 * 2**20
+    assert resident("VmRSS") - held < 16 * 2**20
     assert faults(8) > before / 2
 
 

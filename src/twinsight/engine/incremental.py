@@ -136,7 +136,7 @@ class Incremental:
         """Of a layer with weights over the whole image, 0 for whatever else."""
         module = self._trunk.get_submodule(str(n.target)) if n.op == "call_module" else None
         if isinstance(module, FoldedConvolution):
-            seen = self._around[n.args[0]]  # type: ignore[index]
+            seen = self._around[n.all_input_nodes[0]]
             each = seen.shape[1] / module.geometry[-1] * math.prod(module.kernel_size)
         else:
             weight = getattr(module, "weight", None)

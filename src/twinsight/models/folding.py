@@ -496,9 +496,8 @@ def _overwrite_summands(traced: fx.GraphModule) -> None:
     Others who ask for it are convolutions: whatever else might hand its memory on, as views do.
     """
     places = {node: place for place, node in enumerate(traced.graph.nodes)}
-    calls = [node for node in places if node.op == "call_module"]
-    modules = {node: traced.get_submodule(str(node.target)) for node in calls}
-    folded = {node: module for node, module in modules.items() if isinstance(module, FoldedConvolution)}
+    modules = dict(traced.named_modules())
+    folded = {node: module for node in places if isinstance(module := _module(node, modules), FoldedConvolution)}
     for node, module in folded.items():
         x, summand = (*node.args, None)[:2]
         if summand in folded and summand is not x:
