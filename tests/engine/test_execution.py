@@ -15,7 +15,7 @@ from twinsight.engine import execution as module
 from twinsight.errors import UserError
 from twinsight.explainers import EXPLAINERS, ConditionalOcclusion, GradCAM, SmoothGrad
 from twinsight.metrics.functional import insertion_deletion
-from twinsight.models import TwoViewModel, folded, folding, small_two_view
+from twinsight.models import TwoViewModel, folded, fused, small_two_view
 
 
 def windows(image, count=5):
@@ -297,7 +297,7 @@ def test_neither_copies_nor_files_of_a_network_hold_the_folded_one():
 
 
 def test_the_first_explanation_leaves_the_global_random_state_alone():
-    folding._fused_kernels.cache_clear()
+    fused.fused_kernels.cache_clear()
     model, (image,) = tiny_model(0), tiny_pair(0, 1)[0]
     before = torch.get_rng_state()
     PairBank(model).embedding(image)

@@ -107,7 +107,7 @@ def fast_copy(model: TwoViewModel, images: Tensor, execution: Execution = EXACT,
         model: the network; it stays as it is.
         images: ``(n, C, H, W)`` like the chunks to come; their values do not count.
         execution: precision and compilation.
-        closely: how to look whether the copy is still true (:class:`twinsight.models.folding.State`).
+        closely: how to look whether the copy is still true (:class:`twinsight.models.state.State`).
 
     >>> from twinsight.models import small_two_view
     >>> model, images = small_two_view().eval(), torch.rand(2, 3, 64, 64)

@@ -1,7 +1,8 @@
 """What is explained: the two-view model, architectures, trained weights."""
 
 from twinsight.models.dino import DINOHead, StudentTeacher, dino_model
-from twinsight.models.folding import FoldedConvolution, State, folded, keeping_nan
+from twinsight.models.folding import folded
+from twinsight.models.fused import FoldedConvolution, keeping_nan
 from twinsight.models.hooked import HookedModel
 from twinsight.models.modes import evaluating
 from twinsight.models.networks import from_module, huggingface_model, timm_model, torchvision_model
@@ -19,6 +20,7 @@ from twinsight.models.simclrv2 import SimCLRv2ResNet, simclrv2_head
 from twinsight.models.simsiam import SimSiam
 from twinsight.models.small_resnet import SmallResNet, projection_head
 from twinsight.models.ssl_checkpoints import LoadReport, build_head, checkpoint_model, fill_network
+from twinsight.models.state import State
 from twinsight.models.torchvision_resnet import torchvision_resnet
 from twinsight.models.two_view import FOLDED_COPY, AveragePool, MaxPool, TwoViewModel, full_precision
 
