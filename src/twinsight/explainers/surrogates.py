@@ -5,8 +5,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.decomposition import NMF
-from sklearn.linear_model import RidgeCV
 from torch import Tensor
 
 
@@ -87,6 +85,8 @@ def fit_ridge(images: Tensor, labels: Tensor, target: Tensor | None = None, targ
     >>> fit.weights.mul(100).round().int().tolist(), round(float(fit.r2), 3)
     ([[[100, 0], [0, -200]]], 1.0)
     """
+    from sklearn.linear_model import RidgeCV  # brings pandas along, two seconds for whoever fits nothing
+
     x = images.flatten(1).double().cpu().numpy()
     y = labels.double().cpu().numpy()
     if target is not None and target_weight:
@@ -106,6 +106,8 @@ def nmf_targets(embeddings: Tensor, components: int = 10) -> Tensor:
     Deterministic: factors start from the singular vectors. At most as many as the matrix has rows or columns; zeros
     where no embedding has a positive part.
     """
+    from sklearn.decomposition import NMF  # as slow to import
+
     positive: NDArray = embeddings.relu().double().cpu().numpy()
     if not positive.any():
         return embeddings.new_zeros(len(embeddings))

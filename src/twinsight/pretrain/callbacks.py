@@ -6,7 +6,6 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from PIL import Image
-from sklearn.decomposition import PCA
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -129,6 +128,8 @@ class ShowLearning(EveryEpochs):
             _log_images(trainer, "views", [path])
 
     def act(self, trainer: pl.Trainer, method: PretrainMethod, epoch: int) -> None:
+        from sklearn.decomposition import PCA  # two seconds, needed by those who train alone
+
         data = trainer.datamodule  # type: ignore[attr-defined]
         assert isinstance(data, PretrainDataModule)
         features, labels = embeddings(method.model, data, self.photos, method.device)
