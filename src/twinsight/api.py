@@ -156,12 +156,11 @@ def as_views(model: TwoViewModel, pictures: Views) -> Tensor:
     many = isinstance(pictures, list | tuple) or getattr(pictures, "ndim", 0) == 4
     if many and not len(pictures):  # type: ignore[arg-type]
         raise UserError("no pictures were given")
-    device = next(model.parameters(), torch.empty(0)).device
     side, normalization = model.input_size, model.normalization
     views = []
     given: Any = pictures if many else [pictures]
     for picture in given:
-        pixels = as_pixels(picture).to(device)
+        pixels = as_pixels(picture).to(model.device)
         if pixels.shape[-2:] != (side, side):
             square = F.center_crop(pixels, [min(pixels.shape[-2:])] * 2)
             pixels = F.resize(square, [side, side], antialias=True).clamp(0, 1)
@@ -238,7 +237,7 @@ def quantus_explain_func(
     def explain_func(model: Any, inputs: Any, targets: Any, **_: Any) -> np.ndarray:
         if not isinstance(model, TwoViewModel):
             raise UserError(f"`model` must be a TwoViewModel, got {type(model).__name__}")
-        device = next(model.parameters(), torch.empty(0)).device
+        device = model.device
         view1 = torch.as_tensor(inputs, dtype=torch.float32, device=device)
         places = torch.as_tensor(targets, dtype=torch.long).flatten()
         explanation = _explainer(model, explainer, options)(view1, view2.to(device)[places.to(device)])

@@ -85,7 +85,7 @@ def explainers(config: DictConfig) -> Table:
         assert issubclass(kind, Explainer)
         try:
             explainer = hydra.utils.instantiate(config.explainer, model=model)
-            cost, metrics = str(explainer.cost(size)), _applicable(explainer)
+            cost, metrics = str(explainer.declared_cost(size) or "not declared"), _applicable(explainer)
         except (UserError, InstantiationException) as error:
             cost, metrics = f"not for this model: {explain_error(error)}", _applicable(kind)
         rows.append((name, kind.title, kind.family, cost, metrics, kind.source))

@@ -192,9 +192,8 @@ class _Watch:
 
 
 def _passes(cell: Cell, size: tuple[int, int]) -> int | None:
-    try:
-        cost = cell.explainer.cost(size)
-    except NotImplementedError:  # explainers need not say
+    cost = cell.explainer.declared_cost(size)
+    if cost is None:
         return None
     further = forwards_per_pair(cell.metrics.values(), size, cell.explainer.maps, cost.forwards + cost.backwards)
     return cost.forwards + cost.backwards + further

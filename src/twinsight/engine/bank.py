@@ -282,7 +282,7 @@ class PairBank:
         return self.embedding(perturbation.image, view).new_empty(0, len(self.embedding(perturbation.image, view)))
 
     def _on_cpu(self) -> bool:
-        return next(self.model.parameters(), torch.empty(0)).device.type == "cpu"
+        return self.model.device.type == "cpu"
 
     def _side(self, view: int) -> int:
         return 1 if self.model.symmetric else view

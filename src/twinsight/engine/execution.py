@@ -237,7 +237,7 @@ def measured_chunk_size(
     >>> measured_chunk_size(small_two_view(), torch.device("cpu"), candidates=(2,))
     2
     """
-    home = next(model.parameters(), torch.empty(0)).device
+    home = model.device
     seconds: dict[int, float] = {}
     try:
         model.to(device)
@@ -259,9 +259,8 @@ def measured_chunk_size(
 
 def forwards_per_second(model: TwoViewModel, chunk_size: int = CHUNK_SIZE, execution: Execution = EXACT) -> float:
     """Image forwards a second that a model reaches in chunks on its device, measured on three chunks after a first."""
-    parameter = next(model.parameters(), torch.empty(0))
     with evaluating(model), torch.no_grad():
-        return 1 / _seconds_an_image(model, parameter.device, execution, chunk_size)
+        return 1 / _seconds_an_image(model, model.device, execution, chunk_size)
 
 
 def _seconds_an_image(model: TwoViewModel, device: torch.device, execution: Execution, size: int) -> float:

@@ -136,6 +136,13 @@ class Explainer(pl.LightningModule):
         """
         raise NotImplementedError
 
+    def declared_cost(self, image_size: tuple[int, int]) -> Cost | None:
+        """:meth:`cost`, or None for a method that declares none."""
+        try:
+            return self.cost(image_size)
+        except NotImplementedError:
+            return None
+
     def forward(
         self,
         view1: Tensor,

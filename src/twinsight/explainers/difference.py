@@ -97,7 +97,7 @@ class ModelDifference(ImageExplainer):
         )
         if isinstance(reference, str):
             reference = load_model(reference, input_size=model.input_size)
-            reference.to(next(model.parameters(), torch.empty(0)).device)
+            reference.to(model.device)
         if not isinstance(reference, TwoViewModel):
             raise UserError(f"`reference` must be a TwoViewModel or the name of one, got {type(reference).__name__}")
         if reference.input_size != model.input_size:

@@ -59,8 +59,7 @@ def check_guided(model: TwoViewModel, guided: Guided) -> None:
         raise unknown("`guided`", guided, GUIDED)
     if guided == "none":
         return
-    parameter = next(model.parameters(), torch.empty(0))
-    image = torch.zeros((1, 3, model.input_size, model.input_size)).to(parameter)
+    image = model.probe()
     with evaluating(model), torch.inference_mode(False), torch.no_grad(), _Guide(model, guided) as guide:
         for view in (1,) if model.symmetric else (1, 2):
             model(image.clone(), view)

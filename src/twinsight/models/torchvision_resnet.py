@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torchvision.models import get_model_weights
 
 from twinsight.errors import UserError
 from twinsight.models.checkpoints import Shapes, backbone_layouts, fitting_layout, read_tensors, sha256, shapes
+from twinsight.models.networks import downloaded
 from twinsight.models.published import models_that_fit
 from twinsight.models.resnet import RESNETS, resnet_trunk
 from twinsight.models.small_resnet import projection_head
@@ -92,7 +93,8 @@ def _fill(trunk: nn.Module, name: str, small_stem: bool, checkpoint: str | Path)
     if checkpoint in published:
         if small_stem:
             raise UserError(f"`checkpoint={checkpoint}` needs `small_stem=false`: torchvision has no others of {name}")
-        trunk.load_state_dict(_downloaded(name, str(checkpoint)))
+        state = downloaded(name, str(checkpoint))
+        trunk.load_state_dict({key: value for key, value in state.items() if not key.startswith(_CLASSIFIER)})
         return None
     path = Path(checkpoint).expanduser()
     if not path.exists():
@@ -106,16 +108,6 @@ def _fill(trunk: nn.Module, name: str, small_stem: bool, checkpoint: str | Path)
         raise UserError(f"`checkpoint={path}` does not fit {wanted}: {difference}. {_remedy(shapes(tensors))}")
     layout.fill({"trunk": trunk}, tensors)
     return sha256(path)
-
-
-def _downloaded(name: str, weights: str) -> dict[str, Tensor]:
-    try:
-        state = get_model_weights(name)[weights].get_state_dict(check_hash=True, weights_only=True)
-    except (OSError, RuntimeError) as error:  # no network; a file that is not the one torchvision published
-        raise UserError(
-            f"`checkpoint={weights}` cannot be downloaded ({error}): give a file, `checkpoint=FILE`"
-        ) from None
-    return {key: value for key, value in state.items() if not key.startswith(_CLASSIFIER)}
 
 
 def _remedy(found: Shapes) -> str:

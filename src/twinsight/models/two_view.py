@@ -105,6 +105,11 @@ class TwoViewModel(nn.Module, metaclass=_CheckedWhenBuilt):
         return {name: value for name, value in vars(self).items() if name != FOLDED_COPY}
 
     @property
+    def device(self) -> torch.device:
+        """Where its parameters are; the CPU for one without."""
+        return next(self.parameters(), torch.empty(0)).device
+
+    @property
     def score_digest(self) -> str | None:
         """Digest of the numbers that the score itself holds, a bank of negatives for one; None where it holds none."""
         return getattr(self._score, "digest", None)

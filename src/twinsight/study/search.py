@@ -283,10 +283,8 @@ class _Trying:
 
 def _value(cell: Cell, metric: str) -> float | None:
     if metric == COST:
-        try:
-            return float(cell.explainer.cost((cell.identity["views"]["size"],) * 2).forwards)
-        except NotImplementedError:
-            return None
+        cost = cell.explainer.declared_cost((cell.identity["views"]["size"],) * 2)
+        return None if cost is None else float(cost.forwards)
     published = cell.folder / "metrics.json"
     summary = json.loads(published.read_text()) if published.exists() else {"metrics": {}}
     return summary["metrics"].get(metric, {}).get("mean")
