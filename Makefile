@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 # Tested versions; `make demo CONSTRAINTS=` lets pip choose freely within pyproject.toml's bounds.
 CONSTRAINTS ?= constraints.txt
+# The files with tests of a mark: collecting all others takes longer than some of these run.
+marked = -m $(1) $(shell grep -rl --include='test_*.py' 'mark\.$(1)' tests)
 PIP = $(VENV)/bin/python -m pip install --disable-pip-version-check --quiet $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS))
 
 .PHONY: demo test test-all test-faults test-browser test-slurm test-ray lint format bench audit docs tables clean
@@ -23,15 +25,15 @@ test-faults: $(VENV)/.installed-dev
 
 # The report, the app and the documentation in Chromium, which has to be there: on Debian `apt-get install chromium`.
 test-browser: $(VENV)/.installed-browser
-	$(VENV)/bin/python -m pytest -m browser
+	$(VENV)/bin/python -m pytest $(call marked,browser)
 
 # On a Slurm of one node that is started for them, as root: on Debian `apt-get install slurm-wlm munge`.
 test-slurm: $(VENV)/.installed-clusters
-	$(VENV)/bin/python tests/slurm_cluster.py $(VENV)/bin/python -m pytest -m slurm
+	$(VENV)/bin/python tests/slurm_cluster.py $(VENV)/bin/python -m pytest $(call marked,slurm)
 
 # On a Ray of this machine.
 test-ray: $(VENV)/.installed-clusters
-	$(VENV)/bin/python -m pytest -m ray
+	$(VENV)/bin/python -m pytest $(call marked,ray)
 
 lint: $(VENV)/.installed-dev
 	$(VENV)/bin/ruff check .
