@@ -50,11 +50,14 @@ SMALLER = {
     "model.weights=FILE": "model.weights=vit.pt",
     "model.path=DIR": "model.path=saved",
     "seed=0,1,2": "seed=0",
+    "seed=0,1": "seed=0",
     "sweep.trials=20": "sweep.trials=3",
     "explainers.options.smoothgrad.samples=20": "explainers.options.smoothgrad.samples=2",
     "views.size=224": "views.size=64",
 }
 FEWER = (("data.limit", 2), ("metrics.insertion_deletion.points", 4), ("explainers.options.pixel_invariance.epochs", 2))
+SOME = 6
+"""Of the files that a pattern stands for."""
 LARGE = {f"model={name}" for name in ("checkpoint", "custom", "huggingface", "module", "torchvision")} | {
     "views=simclr"
 }
@@ -115,11 +118,17 @@ def short(words: Sequence[str]) -> list[str]:
         words = [re.sub(rf"^{key}=\d+$", f"{key}={number}", word) for word in words]
     if words[:1] and words[0] in SUBCOMMANDS:
         planning = words[:2] == ["study", "plan"]
-        return [part for word in words for part in (sorted(glob(word)) or [word])] + planning * ["model=demo_simclr"]
+        return [part for word in words for part in (sorted(glob(word))[:SOME] or [word])] + planning * [
+            "model=demo_simclr"
+        ]
     if "--help" in words:
         return words
     training = any(re.match("task=pretrain|experiment=pretrain", word) for word in words)
     added = list(TRAINING if training else ALWAYS)
+    if "explainer=conditional_occlusion" in words:
+        added.append("explainer.stride=8")
+    if any(re.match(r"explainers=.*conditional_occlusion", word) for word in words):
+        added.append("explainers.options.conditional_occlusion.stride=8")
     if any(re.match(r"explainers=\[?paper|experiment=paper_table", word) for word in words):
         added += PAPER
     if "experiment=paper_table" in words:

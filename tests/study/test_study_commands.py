@@ -12,8 +12,9 @@ import time
 import pytest
 
 from toy_cells import ROOT, TINY, assert_same_results
-from toy_studies import TWO, assert_as_plain, ended, planned, typed, words
+from toy_studies import SLOW, TWO, assert_as_plain, ended, planned, typed, words
 from twinsight.study import Study
+from twinsight.study.command import main
 from twinsight.study.job import Order, has_work, run_job
 
 
@@ -55,7 +56,7 @@ def test_a_study_runs_once_and_no_edit_of_a_file_reaches_what_is_planned(tmp_pat
 
 
 @pytest.mark.faults
-def test_a_failing_cell_stops_nothing_and_is_listed_at_the_end(tmp_path, photos):
+def test_a_failing_cell_stops_nothing_and_is_listed_at_the_end(tmp_path, photos, capsys):
     failing = "explainer._target_=toy_cells.Failing,twinsight.explainers.LaFAM"
     output = ended(typed(*words(tmp_path, photos, "explainer=lafam", failing)), code=1)
     study = Study.open(tmp_path, "typed")
@@ -63,7 +64,8 @@ def test_a_failing_cell_stops_nothing_and_is_listed_at_the_end(tmp_path, photos)
     assert "study typed: 1 failed, 1 done" in output
     assert f"  failed {study.cells[0].name}: RuntimeError: the method is broken" in output
     assert "retry_failed=true" in output
-    shown = ended(typed("study", "status", "typed", "--root", tmp_path))
+    assert main(["status", "typed", "--root", str(tmp_path)]) == 0
+    shown = capsys.readouterr().out
     assert "2 cells: 1 done, 1 failed" in shown
     assert "5 of 10 pairs (50%)" in shown
 
@@ -71,8 +73,7 @@ def test_a_failing_cell_stops_nothing_and_is_listed_at_the_end(tmp_path, photos)
 @pytest.mark.faults
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_ends_a_study_in_order_and_it_goes_on_later(tmp_path, photos, number, code):
-    slow = ("explainer=conditional_occlusion", "explainer.window=8", "explainer.stride=1", "loader.batch_size=1")
-    process = typed(*words(tmp_path, photos, *slow, "metrics.insertion_deletion.points=128", "seed=0,1"))
+    process = typed(*words(tmp_path, photos, *SLOW, "loader.batch_size=1", "seed=0,1"), TOY_SECONDS=2)
     deadline = time.monotonic() + 300
     while "running" not in "".join(path.read_text() for path in tmp_path.glob("cells/*/status.json")):
         assert time.monotonic() < deadline
@@ -134,11 +135,11 @@ def test_a_dry_run_says_what_a_study_costs_and_writes_nothing(tmp_path, photos):
     ],
 )
 def test_what_cannot_be_is_said_before_anything_starts(monkeypatch, capfd, tmp_path, photos, command, message):
-    from twinsight.__main__ import main
+    from twinsight.__main__ import main as command_line
 
     place = ("--root", str(tmp_path)) if command[0] == "study" else words(tmp_path, photos)[2:]
     monkeypatch.setattr(sys, "argv", ["run.py", *command, *place])
-    assert main() == 2
+    assert command_line() == 2
     error = capfd.readouterr().err
     assert message in error
     assert error.count("error: ") == 1
@@ -146,8 +147,6 @@ def test_what_cannot_be_is_said_before_anything_starts(monkeypatch, capfd, tmp_p
 
 
 def test_what_can_be_asked_of_a_study(monkeypatch, capsys, tmp_path, photos):
-    from twinsight.study.command import main
-
     planned(tmp_path, photos, *TWO, name="typed")
     study = finish(tmp_path)
     place = ["--root", str(tmp_path)]
