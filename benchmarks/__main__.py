@@ -7,6 +7,7 @@ Seconds depend on the machine and its load, ratios much less: all sides take tur
 import argparse
 import os
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 from benchmarks import report
-from benchmarks.approximations import approximations
+from benchmarks.approximations import MAPS, approximations
 from benchmarks.items import SIDE, Item, insertion_and_deletion, items, setting_for
 from benchmarks.measure import interleaved, matrix_product_peak, operations
 from benchmarks.networks import resnet50, resnet50_with_wide_head
@@ -29,7 +30,7 @@ from twinsight.models.two_view import IMAGENET_NORMALIZATION
 
 
 def main() -> None:
-    arguments = _arguments()
+    arguments, started = _arguments(), time.monotonic()
     device = torch.device(arguments.device)
     if device.type == "cuda" and not torch.cuda.is_available():
         sys.exit("--device cuda: no GPU is at hand; nothing was measured")
@@ -44,9 +45,10 @@ def main() -> None:
         about = {"repeats": arguments.repeats, "quick": arguments.quick, "chunk_size": arguments.chunk_size}
         about |= {"precision": execution.precision, "compile": execution.compile}
         found["facts"] = {
-            **report.facts(device, peak, about, installed()),
+            **report.facts(device, peak, about, {} if arguments.quick else installed()),
             "command": " ".join(["python -m benchmarks", *sys.argv[1:]]),
             "load": os.getloadavg()[2] if hasattr(os, "getloadavg") else None,
+            "minutes": (time.monotonic() - started) / 60,
             "finished": finished,
         }
         report.write(arguments.output, found)
@@ -54,9 +56,11 @@ def main() -> None:
     def measure(network: str, model: TwoViewModel, each: Item, flops: float) -> None:
         nonlocal peak
         timings, beside = interleaved(each.works, arguments.repeats, device)
+        minutes = (time.monotonic() - started) / 60
         peak = max(peak, beside)
-        found["rows"].append(report.row(network, each, timings, flops, beside))
-        print(report.summary(found["rows"][-1]), flush=True)
+        for compared in each.rows:
+            found["rows"].append(report.row(network, compared, timings, flops, beside))
+            print(f"{minutes:4.1f} min", report.summary(found["rows"][-1]), flush=True)
         write(finished=False)  # an hour of measurements should not be lost to what comes last
 
     narrow = resnet50().to(device)
@@ -65,11 +69,11 @@ def main() -> None:
     for each in items(setting):
         measure("ResNet-50", narrow, each, flops)
     found["rows"] += [report.paper_table(found["rows"], approximate) for approximate in (False, True)]
-    for each in peer_items(setting):
+    for each in [] if arguments.quick else peer_items(setting):
         try:
             measure("ResNet-50", narrow, each, flops)
         except Exception as error:  # what other libraries raise must not cost an hour of measurements
-            found["failed"].append(f"{each.name}: {type(error).__name__}: {error}")
+            found["failed"].append(f"{each.rows[0].name}: {type(error).__name__}: {error}")
             print(found["failed"][-1], flush=True)
     del setting
     wide = resnet50_with_wide_head().to(device)
@@ -87,7 +91,7 @@ def main() -> None:
         found["precisions"] = precisions(narrow, device, 4 if arguments.quick else 32)
     elif device.type == "cpu":
         print("no GPU: reduced precision, compilation with CUDA graphs and their aims are not measured")
-    found["approximations"] = approximations(1 if arguments.quick else 4)
+    found["approximations"] = approximations(1, MAPS[:2]) if arguments.quick else approximations(3)
     write(finished=True)
     print(report.page(found))
 
@@ -101,7 +105,7 @@ def _views(device: torch.device) -> tuple[Tensor, Tensor]:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="one round and short slopes: under 5 minutes on two cores")
+    parser.add_argument("--quick", action="store_true", help="one round, short slices, no peers: under 5 minutes")
     parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
     parser.add_argument("--repeats", type=int, help="rounds after the one that warms up; 3, with --quick 1")
     parser.add_argument("--chunk-size", type=int, default=CHUNK_SIZE, help=f"as engine.chunk_size; {CHUNK_SIZE}")

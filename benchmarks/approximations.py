@@ -1,5 +1,6 @@
 """What the approximate modes leave out and how far they are off: the demo network on pairs of the demo photos."""
 
+from collections.abc import Sequence
 from statistics import mean
 from typing import Any
 
@@ -21,19 +22,19 @@ MAPS = ("gradcam", "interaction_cam", "random", "input_x_gradient", "smoothgrad"
 CURVES = ("si", "sd", "ci1", "ci2", "cd1", "cd2")
 
 
-def approximations(pairs: int) -> dict[str, Any]:
-    """Adaptive curves of six kinds of maps under both protocols, and adaptive occlusion, against all of it."""
+def approximations(pairs: int, names: Sequence[str] = MAPS) -> dict[str, Any]:
+    """Adaptive curves of some kinds of maps under both protocols, and adaptive occlusion, against all of it."""
     model = load_model("demo_simclr")
     module = PairDataModule(DemoPhotos(limit=pairs), SimCLRViews(SIDE), model.normalization, batch_size=pairs)
     batch = next(iter(module.predict_dataloader()))
     curves, maps = [], []
     for index in range(pairs):
         views = batch.view1[index : index + 1], batch.view2[index : index + 1]
-        for name in MAPS:
-            explained = EXPLAINERS[name](model)(*views, seeds=torch.tensor([index])).resized((SIDE, SIDE))
+        for name in names:
+            map1, map2 = EXPLAINERS[name](model)(*views, seeds=torch.tensor([index])).resized((SIDE, SIDE))
             for protocol in ("paper", "sound"):
                 whole, *others = (
-                    insertion_deletion(model, *views, *explained, protocol=protocol, tolerance=tolerance)
+                    insertion_deletion(model, *views, map1, map2, protocol=protocol, tolerance=tolerance)
                     for tolerance in (None, TOLERANCE, LOOSER)
                 )
                 curves += [
@@ -75,7 +76,7 @@ def _curves(found: list[dict[str, Any]], tolerance: float) -> str:
 
 
 def _occluded(
-    kind: type[ConditionalOcclusion], model: TwoViewModel, view1: Tensor, view2: Tensor
+    kind: type[ConditionalOcclusion | ContextAgnosticOcclusion], model: TwoViewModel, view1: Tensor, view2: Tensor
 ) -> list[dict[str, Any]]:
     whole, some = (
         kind(model, window=WINDOW, stride=STRIDE, coarse=coarse)(view1, view2, bank=PairBank(model))

@@ -26,7 +26,8 @@ from twinsight.models import TwoViewModel
 
 WINDOW, STRIDE, SIDE, POINTS = 64, 8, 224, 224
 LAMBDAS = [n / 10 for n in range(9, 0, -1)]
-OURS, RIVAL, DENSE = "twinsight", "literal", "twinsight, whole passes"
+OURS, RIVAL = "twinsight", "literal"
+DENSE, ADAPTIVE = "twinsight, whole passes", "twinsight, adaptive"
 TOLERANCE = 2e-3
 
 
@@ -49,8 +50,8 @@ class Setting:
 
     @property
     def stride(self) -> int:
-        """Of the windows in slices: 49 of 441 a view, 16 when quick."""
-        return 53 if self.quick else 24
+        """Of the windows in slices: 36 of 441 a view, 16 when quick."""
+        return 53 if self.quick else 32
 
     @property
     def points(self) -> int:
@@ -93,21 +94,35 @@ class Setting:
 
 
 @dataclass
-class Item:
-    """One row: the same work by several hands.
+class Compared:
+    """One row: two hands that did the same work.
 
     Attributes:
         name: of the row.
-        works: by hand, ``OURS`` and ``RIVAL`` first.
-        aim: ratio to reach against the rival on two cores; None where none was set.
+        aim: ratio to reach on two cores; None where none was set.
         whole: whether all of our passes are computed. Cones and approximations leave work out, so that passes say
             nothing about how fast the rest is done.
+        ours, other: who did it.
     """
 
     name: str
-    works: dict[str, Work]
     aim: float | None = None
     whole: bool = True
+    ours: str = OURS
+    other: str = RIVAL
+
+
+@dataclass
+class Item:
+    """The same work by several hands, in turn.
+
+    Attributes:
+        works: by hand.
+        rows: what is read off them.
+    """
+
+    works: dict[str, Work]
+    rows: list[Compared]
 
 
 def boxes(stride: int) -> list[tuple[int, int, int, int]]:
@@ -119,16 +134,14 @@ def boxes(stride: int) -> list[tuple[int, int, int, int]]:
 def items(setting: Setting) -> list[Item]:
     """Every row for one network."""
     return [
-        *(_conditional_occlusion(setting, incremental) for incremental in (None, False)),
+        _conditional_occlusion(setting),
         _both_occlusions(setting),
-        _incremental_occlusion(setting),
         _pairwise_occlusion(setting),
         _cams(setting),
         _input_x_gradient(setting),
         *(_smoothgrad(setting, guided) for guided in (False, True)),
         *(_averaged_transforms(setting, guided) for guided in (False, True)),
-        insertion_and_deletion(setting, aim=5.0),
-        _adaptive_insertion_and_deletion(setting),
+        insertion_and_deletion(setting, aim=5.0, adaptive=True),
         _average_drop(setting),
     ]
 
@@ -139,7 +152,7 @@ def chunked(setting: Setting, done: int, whole: int, groups: int) -> tuple[float
     return groups * chunk * -(-done // chunk), groups * chunk * -(-whole // chunk)
 
 
-def by_windows(setting: Setting, *kinds: type[ConditionalOcclusion], incremental: bool | None = None) -> Work:
+def by_windows(setting: Setting, *kinds: Callable[..., Explainer], incremental: bool | None = None) -> Work:
     """Occlusion by a slice of the windows."""
     whole, groups = len(boxes(STRIDE)), 2 * len(kinds)
     bank = PairBank(
@@ -162,28 +175,26 @@ def by_cones(setting: Setting, incremental: bool | None = None) -> bool:
     return wanted and execution.precision != "bf16" and not execution.compile
 
 
-def _conditional_occlusion(setting: Setting, incremental: bool | None) -> Item:
+def _conditional_occlusion(setting: Setting) -> Item:
     some = boxes(setting.stride)[: 16 if setting.quick else 32]
+    cones, name = by_cones(setting), "Conditional occlusion"
     works = {
-        OURS: by_windows(setting, ConditionalOcclusion, incremental=incremental),
+        OURS: by_windows(setting, ConditionalOcclusion),
+        DENSE: by_windows(setting, ConditionalOcclusion, incremental=False),
         RIVAL: Work(setting.literally(lambda rival: rival.occlusion(*setting.views, some)), Passes(884)),
     }
-    dense = incremental is False
-    name = "Conditional occlusion" + ", engine.incremental=false" * dense
-    return Item(name, works, aim=1.9, whole=dense or not by_cones(setting))
-
-
-def _incremental_occlusion(setting: Setting) -> Item:
-    works = {
-        OURS: by_windows(setting, ConditionalOcclusion, incremental=True),
-        DENSE: by_windows(setting, ConditionalOcclusion, incremental=False),
-    }
-    return Item("Conditional occlusion, engine.incremental=true", works, aim=1.4, whole=False)
+    rows = [
+        Compared(name, aim=1.9, whole=not cones),
+        Compared(f"{name}, engine.incremental=false", aim=1.9, ours=DENSE),
+    ]
+    if cones:
+        rows.append(Compared(f"{name} by cones", aim=1.4, whole=False, other=DENSE))
+    return Item(works, rows)
 
 
 def _both_occlusions(setting: Setting) -> Item:
     def literal(rival: Rival) -> None:
-        some = (boxes(setting.stride)[: 16 if setting.quick else 32],)
+        some = (boxes(setting.stride)[: 8 if setting.quick else 32],)
         rival.occlusion(*setting.views, *some)
         rival.context_agnostic_occlusion(*setting.views, *some)
 
@@ -191,7 +202,8 @@ def _both_occlusions(setting: Setting) -> Item:
         OURS: by_windows(setting, ConditionalOcclusion, ContextAgnosticOcclusion),
         RIVAL: Work(setting.literally(literal), Passes(884 + 1766)),
     }
-    return Item("Conditional and context-agnostic occlusion", works, aim=2.6, whole=not by_cones(setting))
+    row = Compared("Conditional and context-agnostic occlusion", aim=2.6, whole=not by_cones(setting))
+    return Item(works, [row])
 
 
 def _pairwise_occlusion(setting: Setting) -> Item:
@@ -202,7 +214,7 @@ def _pairwise_occlusion(setting: Setting) -> Item:
             setting.literally(lambda rival: rival.pairwise_occlusion(*setting.views, boxes(24)[:8])), Passes(202)
         ),
     }
-    return Item("Pairwise occlusion, 100 draws (ours: 10 000 scores)", works)
+    return Item(works, [Compared("Pairwise occlusion, 100 draws (ours: 10 000 scores)")])
 
 
 def _cams(setting: Setting) -> Item:
@@ -211,7 +223,7 @@ def _cams(setting: Setting) -> Item:
         OURS: Work(setting.explained(GradCAM(setting.model, protocol="paper"), *cams), Passes(2)),
         RIVAL: Work(setting.literally(lambda rival: rival.cams(*setting.views)), Passes(14, 8)),
     }
-    return Item("Grad-CAM and three Interaction-CAMs", works)
+    return Item(works, [Compared("Grad-CAM and three Interaction-CAMs")])
 
 
 def _input_x_gradient(setting: Setting) -> Item:
@@ -219,12 +231,12 @@ def _input_x_gradient(setting: Setting) -> Item:
         OURS: Work(setting.explained(InputXGradient(setting.model)), Passes(2, 2)),
         RIVAL: Work(setting.literally(lambda rival: rival.input_x_gradient(*setting.views)), Passes(2, 2)),
     }
-    return Item("Input x gradient", works)
+    return Item(works, [Compared("Input x gradient")])
 
 
 def _smoothgrad(setting: Setting, guided: bool) -> Item:
-    explainer = SmoothGrad(setting.model, samples=16, guided="modules" if guided else "none")
-    some = 2 if setting.quick else 4
+    samples, some = (5, 2) if setting.quick else (16, 4)
+    explainer = SmoothGrad(setting.model, samples=samples, guided="modules" if guided else "none")
     works = {
         OURS: Work(setting.explained(explainer), Passes(102, 100), once=setting.once()),
         RIVAL: Work(
@@ -232,7 +244,7 @@ def _smoothgrad(setting: Setting, guided: bool) -> Item:
             Passes(100, 100),
         ),
     }
-    return Item(f"SmoothGrad, 50 samples{', guided' if guided else ''}", works, aim=None if guided else 2.4)
+    return Item(works, [Compared(f"SmoothGrad, 50 samples{', guided' * guided}", aim=None if guided else 2.4)])
 
 
 def _averaged_transforms(setting: Setting, guided: bool) -> Item:
@@ -245,20 +257,32 @@ def _averaged_transforms(setting: Setting, guided: bool) -> Item:
             Passes(18, 18),
         ),
     }
-    return Item(f"Averaged transforms{', guided' if guided else ''}", works, aim=None if guided else 4.5)
+    return Item(works, [Compared(f"Averaged transforms{', guided' * guided}", aim=None if guided else 4.5)])
 
 
-def insertion_and_deletion(setting: Setting, aim: float) -> Item:
-    """SI, SD, CI and CD, both directions."""
+def insertion_and_deletion(setting: Setting, aim: float, adaptive: bool = False) -> Item:
+    """SI, SD, CI and CD, both directions.
+
+    Adaptive curves are computed whole, not a slice: which points they take depends on all of them.
+    """
     some = 2 if setting.quick else 5
-    ours = setting.counted(
-        lambda bank: insertion_deletion(
-            setting.model, *setting.views, *setting.maps, points=setting.points, protocol="paper", bank=bank
+
+    def curves(points: int, tolerance: float | None) -> Callable[[], Passes]:
+        return setting.counted(
+            lambda bank: insertion_deletion(
+                setting.model,
+                *setting.views,
+                *setting.maps,
+                points=points,
+                protocol="paper",
+                tolerance=tolerance,
+                bank=bank,
+            )
         )
-    )
+
     works = {
         OURS: Work(
-            ours,
+            curves(setting.points, None),
             Passes(4 * (POINTS - 1) + 5),
             chunked(setting, setting.points - 1, POINTS - 1, 4),
             setting.once(ends=3),
@@ -268,27 +292,11 @@ def insertion_and_deletion(setting: Setting, aim: float) -> Item:
             Passes(12 * (POINTS + 1)),
         ),
     }
-    return Item("SI, SD, CI, CD, both directions", works, aim)
-
-
-def _adaptive_insertion_and_deletion(setting: Setting) -> Item:
-    """The whole curves at a tolerance, not a slice: which points are computed depends on all of them."""
-
-    def ours(bank: PairBank) -> None:
-        insertion_deletion(
-            setting.model, *setting.views, *setting.maps, protocol="paper", tolerance=TOLERANCE, bank=bank
-        )
-
-    run = setting.counted(ours)
-    some = 2 if setting.quick else 5
-    works = {
-        OURS: Work(run, None),
-        RIVAL: Work(
-            setting.literally(lambda rival: rival.insertion_deletion(*setting.views, *setting.maps, some)),
-            Passes(12 * (POINTS + 1)),
-        ),
-    }
-    return Item(f"SI, SD, CI, CD, approximate: tolerance {TOLERANCE}", works, whole=False)
+    rows = [Compared("SI, SD, CI, CD, both directions", aim)]
+    if adaptive:
+        works[ADAPTIVE] = Work(curves(POINTS, TOLERANCE), None)
+        rows.append(Compared(f"SI, SD, CI, CD, approximate: tolerance {TOLERANCE}", whole=False, ours=ADAPTIVE))
+    return Item(works, rows)
 
 
 def _average_drop(setting: Setting) -> Item:
@@ -299,7 +307,7 @@ def _average_drop(setting: Setting) -> Item:
         OURS: Work(ours, Passes(4)),
         RIVAL: Work(setting.literally(lambda rival: rival.average_drop(*setting.views, *setting.maps)), Passes(12)),
     }
-    return Item("SAD, SIC, CAD, CIC", works)
+    return Item(works, [Compared("SAD, SIC, CAD, CIC")])
 
 
 def setting_for(

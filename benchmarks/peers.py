@@ -7,7 +7,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.items import OURS, POINTS, SIDE, STRIDE, WINDOW, Item, Setting, boxes, by_cones, by_windows, chunked
+from benchmarks.items import (
+    OURS,
+    POINTS,
+    SIDE,
+    STRIDE,
+    WINDOW,
+    Compared,
+    Item,
+    Setting,
+    boxes,
+    by_cones,
+    by_windows,
+    chunked,
+)
 from benchmarks.measure import Passes, Work
 from twinsight.explainers import ConditionalOcclusion, SmoothGrad
 from twinsight.metrics.functional import insertion_deletion
@@ -79,13 +92,14 @@ def _captum_occlusion(setting: Setting) -> Item:
             Occlusion(both).attribute(setting.views, shapes, strides, baselines=(0, 0), perturbations_per_eval=16)
         return Passes(both.forwards)
 
-    ours = by_windows(setting, ConditionalOcclusion)
-    return Item(
+    row = Compared(
         "Conditional occlusion beside Captum's Occlusion on both views",
-        {OURS: ours, "captum": Work(run, Passes(2 + 4 * len(boxes(STRIDE))))},
         aim=3.0,
         whole=not by_cones(setting),
+        other="captum",
     )
+    ours = by_windows(setting, ConditionalOcclusion)
+    return Item({OURS: ours, row.other: Work(run, Passes(2 + 4 * len(boxes(STRIDE))))}, [row])
 
 
 def _captum_noise_tunnel(setting: Setting) -> Item:
@@ -99,13 +113,9 @@ def _captum_noise_tunnel(setting: Setting) -> Item:
         return Passes(both.forwards, both.forwards)
 
     explainer = SmoothGrad(setting.model, samples=16)
-    return Item(
-        "SmoothGrad, 50 samples, beside Captum's NoiseTunnel",
-        {
-            OURS: Work(setting.explained(explainer), Passes(102, 100), once=setting.once()),
-            "captum": Work(run, Passes(100, 100)),
-        },
-    )
+    row = Compared("SmoothGrad, 50 samples, beside Captum's NoiseTunnel", other="captum")
+    ours = Work(setting.explained(explainer), Passes(102, 100), once=setting.once())
+    return Item({OURS: ours, row.other: Work(run, Passes(100, 100))}, [row])
 
 
 def _conditional(setting: Setting, times: float) -> Work:
@@ -138,8 +148,8 @@ def _torchcam(setting: Setting) -> Item:
             metric.update(setting.views[0], class_idx=0)
         return Passes(model.forwards)
 
-    peer = Work(run, Passes(2 * (POINTS - 1) + 2))
-    return Item("CI and CD of one view beside torch-cam's", {OURS: _conditional(setting, 1), "torchcam": peer})
+    row = Compared("CI and CD of one view beside torch-cam's", other="torchcam")
+    return Item({OURS: _conditional(setting, 1), row.other: Work(run, Passes(2 * (POINTS - 1) + 2))}, [row])
 
 
 def _quantus(setting: Setting) -> Item:
@@ -161,6 +171,5 @@ def _quantus(setting: Setting) -> Item:
         )
         return Passes(model.forwards)
 
-    peer = Work(run, Passes(POINTS))
-    ours = _conditional(setting, 0.5)
-    return Item("CD of one view beside Quantus' PixelFlipping", {OURS: ours, "quantus": peer})
+    row = Compared("CD of one view beside Quantus' PixelFlipping", other="quantus")
+    return Item({OURS: _conditional(setting, 0.5), row.other: Work(run, Passes(POINTS))}, [row])

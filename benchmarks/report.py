@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from benchmarks import approximations
-from benchmarks.items import OURS, RIVAL, Item
+from benchmarks.items import RIVAL, Compared
 from benchmarks.measure import Timing
 
 Row = dict[str, Any]
@@ -29,28 +29,26 @@ TABLE_ROWS = 16
 """Rows of the paper's table."""
 
 
-def row(network: str, item: Item, timings: dict[str, Timing], flops: float, peak: float) -> Row:
+def row(network: str, compared: Compared, timings: dict[str, Timing], flops: float, peak: float) -> Row:
     """One line of the table; ``flops`` is of one image's forward, ``peak`` of matrix products meanwhile."""
-    ours = timings[OURS]
-    other = next(name for name in timings if name != OURS)
-    work = ours.passes.forwards + ours.passes.backwards
+    ours, other = timings[compared.ours], timings[compared.other]
     return {
         "network": network,
-        "item": item.name,
-        "against": other,
+        "item": compared.name,
+        "against": compared.other,
         "seconds": ours.median,
-        "other_seconds": timings[other].median,
-        "ratio": timings[other].median / ours.median,
-        "aim": item.aim,
+        "other_seconds": other.median,
+        "ratio": other.median / ours.median,
+        "aim": compared.aim,
         "passes": str(ours.passes),
-        "other_passes": str(timings[other].passes),
+        "other_passes": str(other.passes),
         "matrix_products": peak,
-        "share_of_peak": work * flops / ours.median / peak if item.whole else None,
+        "share_of_peak": ours.passes.total * flops / ours.median / peak if compared.whole else None,
         "memory": ours.memory,
-        "other_memory": timings[other].memory,
+        "other_memory": other.memory,
         "sampled": ours.sampled,
-        "other_sampled": timings[other].sampled,
-        "all_seconds": {name: timing.seconds for name, timing in timings.items()},
+        "other_sampled": other.sampled,
+        "all_seconds": {name: timings[name].seconds for name in (compared.ours, compared.other)},
     }
 
 
@@ -135,6 +133,8 @@ def page(found: dict[str, Any]) -> str:
         said.append(f"Our side in {how['precision']}{', compiled' * how['compile']}; the others in fp32, uncompiled.")
     if about["load"] is not None:
         said.append(f"Load average of the machine meanwhile: {about['load']:.1f}.")
+    if "minutes" in about:
+        said.append(f"It took {about['minutes']:.0f} minutes.")
     if not about["finished"]:
         said.append(f"**Stopped before its end, after {len(found['rows'])} rows.**")
     if present:

@@ -72,12 +72,12 @@ def _occluded(model: TwoViewModel, side: int, count: int, device: torch.device) 
 
 def _scored(model: TwoViewModel, count: int, device: torch.device) -> Callable[[], object]:
     """Grad-CAM, insertion and deletion of ``count`` pairs."""
-    views = torch.rand((2, count, 3, 64, 64), generator=torch.Generator().manual_seed(0)).to(device)
+    view1, view2 = torch.rand((2, count, 3, 64, 64), generator=torch.Generator().manual_seed(0)).to(device)
 
     def work() -> None:
         bank = PairBank(model)
-        map1, map2 = GradCAM(model)(*views, bank=bank).resized((64, 64))
-        insertion_deletion(model, *views, map1, map2, points=64, bank=bank)
+        map1, map2 = GradCAM(model)(view1, view2, bank=bank).resized((64, 64))
+        insertion_deletion(model, view1, view2, map1, map2, points=64, bank=bank)
 
     return work
 
