@@ -18,7 +18,7 @@ from twinsight.errors import UserError, unknown
 from twinsight.explainers import EXPLAINERS, Explainer, PairExplanation
 from twinsight.files import NO_ARRAYS, refuse_bomb
 from twinsight.metrics import functional
-from twinsight.models import TwoViewModel, available_models, evaluating, load_model
+from twinsight.models import TwoViewModel, available_models, device_of, evaluating, load_model
 from twinsight.study.cell import asked_of_the_pair
 
 Views = Picture | Sequence[Picture]
@@ -160,7 +160,7 @@ def as_views(model: TwoViewModel, pictures: Views) -> Tensor:
     views = []
     given: Any = pictures if many else [pictures]
     for picture in given:
-        pixels = as_pixels(picture).to(model.device)
+        pixels = as_pixels(picture).to(device_of(model))
         if pixels.shape[-2:] != (side, side):
             square = F.center_crop(pixels, [min(pixels.shape[-2:])] * 2)
             pixels = F.resize(square, [side, side], antialias=True).clamp(0, 1)
@@ -237,7 +237,7 @@ def quantus_explain_func(
     def explain_func(model: Any, inputs: Any, targets: Any, **_: Any) -> np.ndarray:
         if not isinstance(model, TwoViewModel):
             raise UserError(f"`model` must be a TwoViewModel, got {type(model).__name__}")
-        device = model.device
+        device = device_of(model)
         view1 = torch.as_tensor(inputs, dtype=torch.float32, device=device)
         places = torch.as_tensor(targets, dtype=torch.long).flatten()
         explanation = _explainer(model, explainer, options)(view1, view2.to(device)[places.to(device)])

@@ -183,7 +183,7 @@ def test_weights_that_cannot_be_fetched_ask_for_a_file(monkeypatch):
         raise OSError("no route to host")
 
     monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", fetch)
-    message = r"weights DEFAULT of resnet18 cannot be downloaded \(no route to host\): give a file"
+    message = r"weights DEFAULT of resnet18 cannot be downloaded \(no route to host\): give a file, `checkpoint=FILE`"
     with pytest.raises(UserError, match=message):
         torchvision_resnet("resnet18", "DEFAULT")
 

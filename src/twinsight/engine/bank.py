@@ -17,7 +17,7 @@ from twinsight.engine.memory import keeping_freed_memory
 from twinsight.engine.perturbations import Perturbation
 from twinsight.engine.seeds import content_digest
 from twinsight.errors import UserError
-from twinsight.models import State, TwoViewModel, full_precision, keeping_nan
+from twinsight.models import State, TwoViewModel, device_of, full_precision, keeping_nan
 
 log = logging.getLogger(__name__)
 
@@ -282,7 +282,7 @@ class PairBank:
         return self.embedding(perturbation.image, view).new_empty(0, len(self.embedding(perturbation.image, view)))
 
     def _on_cpu(self) -> bool:
-        return self.model.device.type == "cpu"
+        return device_of(self.model).type == "cpu"
 
     def _side(self, view: int) -> int:
         return 1 if self.model.symmetric else view

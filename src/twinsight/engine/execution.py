@@ -13,7 +13,16 @@ from torch import Tensor, fx
 from twinsight.engine.incremental import Incremental
 from twinsight.engine.perturbations import erased_windows
 from twinsight.errors import UserError, unknown
-from twinsight.models import FOLDED_COPY, FoldedConvolution, State, TwoViewModel, evaluating, folded, full_precision
+from twinsight.models import (
+    FOLDED_COPY,
+    FoldedConvolution,
+    State,
+    TwoViewModel,
+    device_of,
+    evaluating,
+    folded,
+    full_precision,
+)
 
 log = logging.getLogger(__name__)
 
@@ -237,7 +246,7 @@ def measured_chunk_size(
     >>> measured_chunk_size(small_two_view(), torch.device("cpu"), candidates=(2,))
     2
     """
-    home = model.device
+    home = device_of(model)
     seconds: dict[int, float] = {}
     try:
         model.to(device)
@@ -260,7 +269,7 @@ def measured_chunk_size(
 def forwards_per_second(model: TwoViewModel, chunk_size: int = CHUNK_SIZE, execution: Execution = EXACT) -> float:
     """Image forwards a second that a model reaches in chunks on its device, measured on three chunks after a first."""
     with evaluating(model), torch.no_grad():
-        return 1 / _seconds_an_image(model, model.device, execution, chunk_size)
+        return 1 / _seconds_an_image(model, device_of(model), execution, chunk_size)
 
 
 def _seconds_an_image(model: TwoViewModel, device: torch.device, execution: Execution, size: int) -> float:

@@ -20,7 +20,7 @@ from twinsight.explainers.centred import (
 )
 from twinsight.explainers.images import ImageExplainer, Images, frames_at
 from twinsight.explainers.layers import activation, activations, check_layer
-from twinsight.models import HookedModel, TwoViewModel, evaluating, load_model, weights_digest
+from twinsight.models import HookedModel, TwoViewModel, device_of, evaluating, load_model, weights_digest
 
 
 class ModelDifference(ImageExplainer):
@@ -97,7 +97,7 @@ class ModelDifference(ImageExplainer):
         )
         if isinstance(reference, str):
             reference = load_model(reference, input_size=model.input_size)
-            reference.to(model.device)
+            reference.to(device_of(model))
         if not isinstance(reference, TwoViewModel):
             raise UserError(f"`reference` must be a TwoViewModel or the name of one, got {type(reference).__name__}")
         if reference.input_size != model.input_size:

@@ -108,6 +108,8 @@ class PixelInvariance(Explainer):
             )
         if threshold is not None and not 0 <= threshold <= 1:
             raise UserError(f"`threshold` must be a fraction in [0, 1], got {threshold}")
+        import sklearn.linear_model  # noqa: F401  # two seconds, which are no part of what explaining a pair takes
+
         super().__init__(
             model,
             protocol,

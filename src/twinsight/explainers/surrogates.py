@@ -85,7 +85,7 @@ def fit_ridge(images: Tensor, labels: Tensor, target: Tensor | None = None, targ
     >>> fit.weights.mul(100).round().int().tolist(), round(float(fit.r2), 3)
     ([[[100, 0], [0, -200]]], 1.0)
     """
-    from sklearn.linear_model import RidgeCV  # brings pandas along, two seconds for whoever fits nothing
+    from sklearn.linear_model import RidgeCV  # brings pandas along: two seconds of the start of whoever fits nothing
 
     x = images.flatten(1).double().cpu().numpy()
     y = labels.double().cpu().numpy()

@@ -22,7 +22,7 @@ from twinsight.models.small_resnet import SmallResNet, projection_head
 from twinsight.models.ssl_checkpoints import LoadReport, build_head, checkpoint_model, fill_network
 from twinsight.models.state import State
 from twinsight.models.torchvision_resnet import torchvision_resnet
-from twinsight.models.two_view import FOLDED_COPY, AveragePool, MaxPool, TwoViewModel, full_precision
+from twinsight.models.two_view import FOLDED_COPY, AveragePool, MaxPool, TwoViewModel, device_of, full_precision
 
 __all__ = [
     "FOLDED_COPY",
@@ -42,6 +42,7 @@ __all__ = [
     "build_head",
     "build_model",
     "checkpoint_model",
+    "device_of",
     "dino_model",
     "evaluating",
     "fill_network",

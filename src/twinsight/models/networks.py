@@ -250,12 +250,12 @@ def _fill(network: nn.Module, name: str, weights: str | Path | None) -> str | No
                 f"`model.weights={weights}`: no such file. Torchvision's weights of {name}: {', '.join(published)}"
             )
         return _fill_from(network, name, weights)
-    network.load_state_dict(downloaded(name, str(weights)))
+    network.load_state_dict(downloaded(name, str(weights), "model.weights"))
     return None
 
 
-def downloaded(name: str, weights: str) -> dict[str, Tensor]:
-    """Torchvision's weights, from its cache or the network.
+def downloaded(name: str, weights: str, option: str) -> dict[str, Tensor]:
+    """Torchvision's weights, from its cache or the network; ``option`` is what a file would be given by.
 
     Raises:
         UserError: they are not in the cache and cannot be downloaded.
@@ -263,7 +263,8 @@ def downloaded(name: str, weights: str) -> dict[str, Tensor]:
     try:
         return get_model_weights(name)[weights].get_state_dict(check_hash=True, weights_only=True)
     except (OSError, RuntimeError) as error:  # no network; a file that is not the one torchvision published
-        raise UserError(f"the weights {weights} of {name} cannot be downloaded ({error}): give a file") from None
+        reason = f"the weights {weights} of {name} cannot be downloaded ({error})"
+        raise UserError(f"{reason}: give a file, `{option}=FILE`") from None
 
 
 def _fill_from(network: nn.Module, name: str, weights: str | Path) -> str:

@@ -93,7 +93,7 @@ def _fill(trunk: nn.Module, name: str, small_stem: bool, checkpoint: str | Path)
     if checkpoint in published:
         if small_stem:
             raise UserError(f"`checkpoint={checkpoint}` needs `small_stem=false`: torchvision has no others of {name}")
-        state = downloaded(name, str(checkpoint))
+        state = downloaded(name, str(checkpoint), "checkpoint")
         trunk.load_state_dict({key: value for key, value in state.items() if not key.startswith(_CLASSIFIER)})
         return None
     path = Path(checkpoint).expanduser()

@@ -105,11 +105,6 @@ class TwoViewModel(nn.Module, metaclass=_CheckedWhenBuilt):
         return {name: value for name, value in vars(self).items() if name != FOLDED_COPY}
 
     @property
-    def device(self) -> torch.device:
-        """Where its parameters are; the CPU for one without."""
-        return next(self.parameters(), torch.empty(0)).device
-
-    @property
     def score_digest(self) -> str | None:
         """Digest of the numbers that the score itself holds, a bank of negatives for one; None where it holds none."""
         return getattr(self._score, "digest", None)
@@ -196,6 +191,17 @@ class TwoViewModel(nn.Module, metaclass=_CheckedWhenBuilt):
 
     def _complaint(self, view: int) -> str:
         return f"forward(x, view={view}) differs from embed(features(x)): make them the same path"
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where the parameters of ``model`` are; the CPU for one without.
+
+    A function, since networks of others have a ``device`` of their own.
+
+    >>> device_of(nn.Linear(2, 2)), device_of(nn.Identity())
+    (device(type='cpu'), device(type='cpu'))
+    """
+    return next(model.parameters(), torch.empty(0)).device
 
 
 def full_precision(values: Tensor) -> Tensor:
