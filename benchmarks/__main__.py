@@ -61,7 +61,7 @@ def main() -> None:
         for compared in each.rows:
             found["rows"].append(report.row(network, compared, timings, flops, beside))
             print(f"{minutes:4.1f} min", report.summary(found["rows"][-1]), flush=True)
-        write(finished=False)  # an hour of measurements should not be lost to what comes last
+        write(finished=False)  # what was measured should not be lost to what comes last
 
     narrow = resnet50().to(device)
     flops = operations(narrow, views[0])
@@ -72,7 +72,7 @@ def main() -> None:
     for each in [] if arguments.quick else peer_items(setting):
         try:
             measure("ResNet-50", narrow, each, flops)
-        except Exception as error:  # what other libraries raise must not cost an hour of measurements
+        except Exception as error:  # what other libraries raise must not cost the measurements
             found["failed"].append(f"{each.rows[0].name}: {type(error).__name__}: {error}")
             print(found["failed"][-1], flush=True)
     del setting

@@ -27,7 +27,7 @@ from twinsight.models import TwoViewModel
 WINDOW, STRIDE, SIDE, POINTS = 64, 8, 224, 224
 LAMBDAS = [n / 10 for n in range(9, 0, -1)]
 OURS, RIVAL = "twinsight", "literal"
-DENSE, ADAPTIVE = "twinsight, whole passes", "twinsight, adaptive"
+DENSE, CONES, ADAPTIVE = "twinsight, whole passes", "twinsight, by cones", "twinsight, adaptive"
 TOLERANCE = 2e-3
 
 
@@ -177,18 +177,23 @@ def by_cones(setting: Setting, incremental: bool | None = None) -> bool:
 
 def _conditional_occlusion(setting: Setting) -> Item:
     some = boxes(setting.stride)[: 16 if setting.quick else 32]
-    cones, name = by_cones(setting), "Conditional occlusion"
     works = {
         OURS: by_windows(setting, ConditionalOcclusion),
-        DENSE: by_windows(setting, ConditionalOcclusion, incremental=False),
         RIVAL: Work(setting.literally(lambda rival: rival.occlusion(*setting.views, some)), Passes(884)),
     }
+    # What is not the default here is measured as well.
+    default = by_cones(setting)
+    cones, dense = (OURS, DENSE) if default else (CONES, OURS)
+    if by_cones(setting, True):
+        other = DENSE if default else CONES
+        works[other] = by_windows(setting, ConditionalOcclusion, incremental=not default)
+    name = "Conditional occlusion"
     rows = [
-        Compared(name, aim=1.9, whole=not cones),
-        Compared(f"{name}, engine.incremental=false", aim=1.9, ours=DENSE),
+        Compared(name, aim=1.9, whole=not default),
+        Compared(f"{name}, engine.incremental=false", aim=1.9, ours=dense),
     ]
-    if cones:
-        rows.append(Compared(f"{name} by cones", aim=1.4, whole=False, other=DENSE))
+    if by_cones(setting, True):
+        rows.append(Compared(f"{name}, engine.incremental=true", aim=1.4, whole=False, ours=cones, other=dense))
     return Item(works, rows)
 
 

@@ -17,14 +17,15 @@ COLUMNS = ("network", "item", "ours, s", "against", "theirs, s", "ratio", "aim",
 MORE_COLUMNS = ("of peak", "memory, MB: ours / theirs", "slice: ours / theirs")
 HOW = """`literal` does what the published code is described to do: batches of one for gradients and metrics,
 contiguous batches of 32 for occlusion, parameters that collect gradients where any are asked for, the partner encoded
-at every step. Both sides explain the same pair at 224 pixels with the same random weights, in turn, in one process;
-seconds are medians of {repeats} after a first round that warms up (and folds the network, once for all pairs). Long
-items are timed on a slice, given in the last column, times counted passes, chunks that are filled up counting whole;
-what a slice does just once (both views and the ends of curves, one at a time) is timed by itself and counted once.
-Memory is what the first round added to the loaded model. Of peak: floating-point operations of our passes over those
-of matrix products of side 2048, measured in turn with both sides; where they are passes over whole images. Curves of
-random weights hardly bend, so that approximate ones end after few points; those of trained networks take far more
-(docs/speed.md), and such ratios are not to be expected."""
+at every step. All explain the same pair at 224 pixels with the same random weights, in turn, in one process; rows of
+occlusion, and of curves, share their rounds, so that some seconds stand in more than one. Seconds are medians of
+{repeats} after a first round that warms up (and folds the network, once for all pairs). Long items are timed on a
+slice, given in the last column, times counted passes, chunks that are filled up counting whole; what a slice does just
+once (both views and the ends of curves, one at a time) is timed by itself and counted once. Memory is what the first
+round added to the loaded model. Of peak: floating-point operations of our passes over those of matrix products of side
+2048, measured in turn with them; where they are passes over whole images. Curves of random weights hardly bend, so that
+approximate ones end after few points; those of trained networks take far more (docs/speed.md), and such ratios are not
+to be expected."""
 TABLE_ROWS = 16
 """Rows of the paper's table."""
 
@@ -137,6 +138,8 @@ def page(found: dict[str, Any]) -> str:
         said.append(f"It took {about['minutes']:.0f} minutes.")
     if not about["finished"]:
         said.append(f"**Stopped before its end, after {len(found['rows'])} rows.**")
+    if how.get("quick"):
+        said.append("Peers are left out with --quick.")
     if present:
         said.append(f"Peers: {', '.join(present)}.")
     if missing:

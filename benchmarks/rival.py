@@ -91,7 +91,9 @@ class Rival:
             if interacting:
                 with torch.no_grad():
                     self.encode(x1), self.encode(x2)
-            maps += [(a * grad.relu()).sum(dim=1) for a in (a1, a2) if (grad := a.grad) is not None]
+            for a in (a1, a2):
+                assert a.grad is not None
+                maps.append((a * a.grad.relu()).sum(dim=1))
         return maps
 
     def input_x_gradient(self, x1: Tensor, x2: Tensor) -> list[Tensor]:

@@ -9,7 +9,7 @@ from twinsight.engine import Execution
 from twinsight.models import small_two_view
 
 
-@pytest.mark.parametrize(("precision", "cones"), [("fp32", 1), ("bf16", 0)])
+@pytest.mark.parametrize(("precision", "cones"), [("fp32", True), ("bf16", False)])
 def test_every_row_can_be_read_and_the_papers_table_put_together(monkeypatch, precision, cones):
     monkeypatch.syspath_prepend(Path(__file__).parents[1])
     from benchmarks.items import items, setting_for
@@ -26,9 +26,15 @@ def test_every_row_can_be_read_and_the_papers_table_put_together(monkeypatch, pr
         for compared in each.rows:
             rows.append(row("tiny", compared, timings, flops=1.0, peak=1.0))
             assert rows[-1]["ratio"] == seconds[compared.other] / seconds[compared.ours]
-    assert sum("by cones" in each["item"] for each in rows) == cones
+    by_name = {each["item"]: each for each in rows}
+    assert ("Conditional occlusion, engine.incremental=true" in by_name) == cones
+    # Both occlusions, pairwise, CAMs; input x gradient, SmoothGrad twice, averaged transforms in two pairs: 1 s each.
+    explained = 3 + 2 + 2 + 4
+    dense = by_name["Conditional occlusion, engine.incremental=false"]["seconds"]
     rows += [paper_table(rows, approximate) for approximate in (False, True)]
-    assert all(each["ratio"] > 0 for each in rows)
+    for table, curves in ((rows[-2], 1), (rows[-1], 3)):  # adaptive curves are the third hand's
+        assert table["seconds"] == pytest.approx(explained + dense * 1001 / 884 + 16 * (curves + 1))
+        assert table["other_seconds"] == pytest.approx(2 * explained + 2 * 2000 / 884 + 16 * (2 + 2))
     facts = {"date": "today", "processor": "some", "device": "cpu", "threads": 1, "torch": "2", "load": None}
     facts |= {"command": "bench", "matrix_product_peak": 1e9, "finished": True, "minutes": 24.6, "peers": {}}
     facts["arguments"] = {"repeats": 1, "precision": precision, "compile": False}

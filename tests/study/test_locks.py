@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import threading
+import traceback
 from dataclasses import replace
 
 import pytest
@@ -36,6 +37,8 @@ def killed_holder(folder):
         try:
             if Lock(folder).take():
                 os.kill(os.getpid(), signal.SIGKILL)
+        except BaseException:
+            traceback.print_exc()
         finally:  # else this would be one more process that runs the tests
             os._exit(1)
     assert os.waitpid(pid, 0)[1] == signal.SIGKILL

@@ -17,6 +17,12 @@ from twinsight.study import Study
 from twinsight.study.command import main
 from twinsight.study.job import Order, has_work, run_job
 
+COMPUTING = (
+    *("explainer=conditional_occlusion", "explainer.window=8", "explainer.stride=1"),
+    "metrics.insertion_deletion.points=128",
+)
+"""Goes through the network for longer than a signal takes."""
+
 
 def finish(root, name="typed"):
     """The rest of a study, in this process."""
@@ -71,9 +77,9 @@ def test_a_failing_cell_stops_nothing_and_is_listed_at_the_end(tmp_path, photos,
 
 
 @pytest.mark.faults
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_ends_a_study_in_order_and_it_goes_on_later(tmp_path, photos, number, code):
-    process = typed(*words(tmp_path, photos, *SLOW, "loader.batch_size=1", "seed=0,1"), TOY_SECONDS=2)
+@pytest.mark.parametrize(("number", "code", "slow"), [(signal.SIGTERM, 143, COMPUTING), (signal.SIGINT, 130, SLOW)])
+def test_a_signal_ends_a_study_in_order_and_it_goes_on_later(tmp_path, photos, number, code, slow):
+    process = typed(*words(tmp_path, photos, *slow, "loader.batch_size=1", "seed=0,1"), TOY_SECONDS=2)
     deadline = time.monotonic() + 300
     while "running" not in "".join(path.read_text() for path in tmp_path.glob("cells/*/status.json")):
         assert time.monotonic() < deadline
