@@ -41,6 +41,9 @@ def main() -> None:
     found: dict[str, Any] = {"facts": None, "rows": [], "failed": [], "slopes": [], "ranks": None, "precisions": None}
     found["approximations"] = None
 
+    def minutes() -> float:
+        return (time.monotonic() - started) / 60
+
     def write(finished: bool) -> None:
         about = {"repeats": arguments.repeats, "quick": arguments.quick, "chunk_size": arguments.chunk_size}
         about |= {"precision": execution.precision, "compile": execution.compile}
@@ -48,7 +51,7 @@ def main() -> None:
             **report.facts(device, peak, about, {} if arguments.quick else installed()),
             "command": " ".join(["python -m benchmarks", *sys.argv[1:]]),
             "load": os.getloadavg()[2] if hasattr(os, "getloadavg") else None,
-            "minutes": (time.monotonic() - started) / 60,
+            "minutes": minutes(),
             "finished": finished,
         }
         report.write(arguments.output, found)
@@ -56,11 +59,10 @@ def main() -> None:
     def measure(network: str, model: TwoViewModel, each: Item, flops: float) -> None:
         nonlocal peak
         timings, beside = interleaved(each.works, arguments.repeats, device)
-        minutes = (time.monotonic() - started) / 60
         peak = max(peak, beside)
         for compared in each.rows:
             found["rows"].append(report.row(network, compared, timings, flops, beside))
-            print(f"{minutes:4.1f} min", report.summary(found["rows"][-1]), flush=True)
+            print(f"{minutes():4.1f} min", report.summary(found["rows"][-1]), flush=True)
         write(finished=False)  # what was measured should not be lost to what comes last
 
     narrow = resnet50().to(device)

@@ -181,18 +181,14 @@ def _conditional_occlusion(setting: Setting) -> Item:
         OURS: by_windows(setting, ConditionalOcclusion),
         RIVAL: Work(setting.literally(lambda rival: rival.occlusion(*setting.views, some)), Passes(884)),
     }
-    # What is not the default here is measured as well.
-    default = by_cones(setting)
+    name, default = "Conditional occlusion", by_cones(setting)
     cones, dense = (OURS, DENSE) if default else (CONES, OURS)
-    if by_cones(setting, True):
-        other = DENSE if default else CONES
-        works[other] = by_windows(setting, ConditionalOcclusion, incremental=not default)
-    name = "Conditional occlusion"
     rows = [
         Compared(name, aim=1.9, whole=not default),
         Compared(f"{name}, engine.incremental=false", aim=1.9, ours=dense),
     ]
-    if by_cones(setting, True):
+    if by_cones(setting, True):  # what is not the default here is measured as well
+        works[DENSE if default else CONES] = by_windows(setting, ConditionalOcclusion, incremental=not default)
         rows.append(Compared(f"{name}, engine.incremental=true", aim=1.4, whole=False, ours=cones, other=dense))
     return Item(works, rows)
 

@@ -134,11 +134,10 @@ def page(found: dict[str, Any]) -> str:
         said.append(f"Our side in {how['precision']}{', compiled' * how['compile']}; the others in fp32, uncompiled.")
     if about["load"] is not None:
         said.append(f"Load average of the machine meanwhile: {about['load']:.1f}.")
-    if "minutes" in about:
-        said.append(f"It took {about['minutes']:.0f} minutes.")
+    said.append(f"It took {about['minutes']:.0f} minutes.")
     if not about["finished"]:
         said.append(f"**Stopped before its end, after {len(found['rows'])} rows.**")
-    if how.get("quick"):
+    if how["quick"]:
         said.append("Peers are left out with --quick.")
     if present:
         said.append(f"Peers: {', '.join(present)}.")

@@ -37,7 +37,7 @@ def test_every_row_can_be_read_and_the_papers_table_put_together(monkeypatch, pr
         assert table["other_seconds"] == pytest.approx(2 * explained + 2 * 2000 / 884 + 16 * (2 + 2))
     facts = {"date": "today", "processor": "some", "device": "cpu", "threads": 1, "torch": "2", "load": None}
     facts |= {"command": "bench", "matrix_product_peak": 1e9, "finished": True, "minutes": 24.6, "peers": {}}
-    facts["arguments"] = {"repeats": 1, "precision": precision, "compile": False}
+    facts["arguments"] = {"repeats": 1, "quick": False, "precision": precision, "compile": False}
     said = page({"facts": facts, "rows": rows, "failed": []})
     assert "It took 25 minutes." in said
     assert all(f"| {each['item']} |" in said for each in rows)

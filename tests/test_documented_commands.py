@@ -118,9 +118,8 @@ def short(words: Sequence[str]) -> list[str]:
         words = [re.sub(rf"^{key}=\d+$", f"{key}={number}", word) for word in words]
     if words[:1] and words[0] in SUBCOMMANDS:
         planning = words[:2] == ["study", "plan"]
-        return [part for word in words for part in (sorted(glob(word))[:SOME] or [word])] + planning * [
-            "model=demo_simclr"
-        ]
+        there = [part for word in words for part in (sorted(glob(word))[:SOME] or [word])]
+        return there + planning * ["model=demo_simclr"]
     if "--help" in words:
         return words
     training = any(re.match("task=pretrain|experiment=pretrain", word) for word in words)

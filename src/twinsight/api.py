@@ -156,11 +156,11 @@ def as_views(model: TwoViewModel, pictures: Views) -> Tensor:
     many = isinstance(pictures, list | tuple) or getattr(pictures, "ndim", 0) == 4
     if many and not len(pictures):  # type: ignore[arg-type]
         raise UserError("no pictures were given")
-    side, normalization = model.input_size, model.normalization
+    device, side, normalization = device_of(model), model.input_size, model.normalization
     views = []
     given: Any = pictures if many else [pictures]
     for picture in given:
-        pixels = as_pixels(picture).to(device_of(model))
+        pixels = as_pixels(picture).to(device)
         if pixels.shape[-2:] != (side, side):
             square = F.center_crop(pixels, [min(pixels.shape[-2:])] * 2)
             pixels = F.resize(square, [side, side], antialias=True).clamp(0, 1)

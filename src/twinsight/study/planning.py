@@ -246,8 +246,6 @@ def _lines(cells: Sequence[Cell], skipped: Sequence[tuple[str, str]], job: int) 
 def _forwards(explainer: Explainer, cell: Cell, size: tuple[int, int]) -> int | None:
     """Image forwards of a pair by what explainer and metrics declare; None where one declares nothing."""
     own = explainer.declared_cost(size)
-    return (
-        None
-        if own is None
-        else own.forwards + forwards_per_pair(cell.metrics.values(), size, explainer.maps, own.forwards)
-    )
+    if own is None:
+        return None
+    return own.forwards + forwards_per_pair(cell.metrics.values(), size, explainer.maps, own.forwards)
