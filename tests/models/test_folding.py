@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from toy import tiny_model, tiny_pair
 from twinsight.engine import PairBank, erased_windows
 from twinsight.models import TwoViewModel, folded, small_two_view, torchvision_resnet
-from twinsight.models.fused import FoldedConvolution, PackedLinear
+from twinsight.models.fused import FoldedConvolution, PackedLinear, shifted
 from twinsight.models.simclrv2 import Stage
 
 
@@ -132,6 +132,40 @@ def test_gradients_go_back_through_a_folded_copy_as_through_its_network(model, f
         found.append(gradient)
     # A ReLU whose input is zero to rounding may let its gradient pass in one and not in the other.
     assert (found[1] - found[0]).norm() <= 1e-3 * found[0].norm()
+
+
+@pytest.mark.parametrize("fuse", [False, True])
+def test_the_gradient_at_a_shift_is_the_sum_of_those_at_the_images(model, fuse):
+    images = images_for(model)
+    network = folded(model.requires_grad_(False), images, fuse=fuse)
+    leaf, shift = images.clone().requires_grad_(), torch.zeros_like(images[:1]).requires_grad_()
+    answers = network(leaf), network(shifted(images, shift))
+    assert torch.equal(*answers)
+    (each,), (together,) = (torch.autograd.grad((z**2).sum(), x) for z, x in zip(answers, (leaf, shift), strict=True))
+    torch.testing.assert_close(together, each.sum(dim=0, keepdim=True), rtol=0, atol=1e-5 * each.abs().max().item())
+
+
+def test_at_a_shift_the_first_convolution_takes_one_image_back(monkeypatch):
+    model = randomised(NETWORKS["torchvision's"]()).requires_grad_(False)
+    images, taken_back, sizes = images_for(model), FoldedConvolution.taken_back, []
+
+    def watched(self, gradient, size):
+        sizes.append(len(gradient))
+        return taken_back(self, gradient, size)
+
+    monkeypatch.setattr(FoldedConvolution, "taken_back", watched)
+    shift = torch.zeros_like(images[:1]).requires_grad_()
+    torch.autograd.grad(folded(model, images)(shifted(images, shift)).sum(), shift)
+    assert sizes == [3] * 19 + [1]
+
+
+def test_with_a_graph_a_sum_takes_the_place_of_what_the_graph_does_not_keep():
+    model = randomised(NETWORKS["torchvision's"]())
+    fast = folded(model, images_for(model))
+    layers = [module for module in fast.trunk.modules() if isinstance(module, FoldedConvolution)]
+    # Three stages begin with a projection of their own; other summands have been through a ReLU.
+    assert sum(layer.overwrites for layer in layers) == 8
+    assert sum(layer.overwrites_in_graphs for layer in layers) == 3
 
 
 @pytest.mark.parametrize("size", [(11, 12), (16, 9)])

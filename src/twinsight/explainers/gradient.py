@@ -52,10 +52,13 @@ class _GradientExplainer(Explainer):
             return pair.with_graph(view, own=self._guided)
 
     def _encoded(self, bank: PairBank, images: Sequence[Tensor], view: int) -> tuple[Tensor, Tensor]:
-        """``(C, H, W)`` images as leaves ``(n, C, H, W)``, and their embeddings ``(n, d)``."""
-        leaves = torch.stack(list(images)).requires_grad_()
+        """Embeddings ``(n, d)`` of ``(C, H, W)`` images, after a leaf ``(1, C, H, W)`` of zeros that is added to each.
+
+        The gradient at that leaf is the sum of those at the images.
+        """
+        shift = torch.zeros_like(images[0]).unsqueeze(0).requires_grad_()
         with guiding(self.model, self.options["guided"]):
-            return leaves, bank.encode(leaves, view, own=self._guided)
+            return shift, bank.encode(torch.stack(list(images)), view, own=self._guided, shift=shift)
 
     def _map(self, image: Tensor, gradient: Tensor) -> Tensor:
         found = (image * gradient).abs().amax(dim=0)
@@ -179,14 +182,13 @@ class SmoothGrad(_GradientExplainer):
     def gradients(self, pair: Pair) -> tuple[ImageAndGradient, ImageAndGradient]:
         samples = self.options["samples"]
 
-        def summed(start: int, stop: int) -> list[Tensor]:
+        def summed(start: int, stop: int) -> tuple[Tensor, ...]:
             x1, z1 = self._encoded(pair.bank, [self._noisy(pair, 1, n) for n in range(start, stop)], 1)
             x2, z2 = self._encoded(pair.bank, [self._noisy(pair, 2, n) for n in range(start, stop)], 2)
-            gradients = pair.bank.gradients(self.model.similarity(z1, z2).sum(), (x1, x2))
-            return [gradient.sum(dim=0) for gradient in gradients]
+            return pair.bank.gradients(self.model.similarity(z1, z2).sum(), (x1, x2), count=2 * (stop - start))
 
         chunks = zip(*pair.bank.in_chunks(samples, summed, graphs=True), strict=True)
-        g1, g2 = (torch.stack(gradients).sum(dim=0) / samples for gradients in chunks)
+        g1, g2 = (torch.cat(gradients).sum(dim=0) / samples for gradients in chunks)
         return (pair.view1, g1), (pair.view2, g2)
 
     def _noisy(self, pair: Pair, view: int, sample: int) -> Tensor:
@@ -286,14 +288,13 @@ class AveragedTransforms(_GradientExplainer):
         def mixed(weight: float) -> Tensor:
             return weight * pair.view1 + (1 - weight) * other
 
-        def backwards(images: Tensor, embeddings: Tensor) -> tuple[Tensor, Tensor]:
+        def backwards(leaf: Tensor, embeddings: Tensor) -> tuple[Tensor, ...]:
             """Gradients at the mixed images, summed; and at the embedding of view 1, for each image."""
-            first = z1.detach().repeat(len(images), 1).requires_grad_()
+            first = z1.detach().repeat(len(embeddings), 1).requires_grad_()
             score = self.model.similarity(first, embeddings).sum()
-            to_images, to_first = bank.gradients(score, (images, first), count=len(images))
-            return to_images.sum(dim=0), to_first
+            return bank.gradients(score, (leaf, first), count=len(embeddings))
 
-        def chunk(start: int, stop: int) -> tuple[Tensor, Tensor]:
+        def chunk(start: int, stop: int) -> tuple[Tensor, ...]:
             images = [mixed(weight) for weight in between[start:stop]]
             if self.options["noise"]:
                 deviation = _deviation(pair.view1, self.options["noise_level"], self.options["noise_scale"])
@@ -306,7 +307,7 @@ class AveragedTransforms(_GradientExplainer):
         found += [backwards(*self._view(pair, 2)) for weight in weights if self._is_view2(weight)]
         to_mixed, to_z1 = zip(*found, strict=True)
         g1 = self._through_view1(bank, x1, z1, torch.cat(to_z1)) / len(weights)
-        g2 = torch.stack(to_mixed).sum(dim=0) / len(weights)
+        g2 = torch.cat(to_mixed).sum(dim=0) / len(weights)
         return (pair.view1, g1), (mixed(weights[-1]), g2)
 
     def _through_view1(self, bank: PairBank, x1: Tensor, z1: Tensor, to_z1: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from twinsight.models.dino import DINOHead, StudentTeacher, dino_model
 from twinsight.models.folding import folded
-from twinsight.models.fused import FoldedConvolution, keeping_nan
+from twinsight.models.fused import FoldedConvolution, keeping_nan, shifted
 from twinsight.models.hooked import HookedModel
 from twinsight.models.modes import evaluating
 from twinsight.models.networks import from_module, huggingface_model, timm_model, torchvision_model
@@ -57,6 +57,7 @@ __all__ = [
     "rounded",
     "save_model",
     "saved_input_size",
+    "shifted",
     "simclrv2_head",
     "small_two_view",
     "timm_model",

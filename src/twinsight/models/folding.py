@@ -163,6 +163,7 @@ def _overwrite_summands(traced: fx.GraphModule) -> None:
             module.overwrites = all(
                 user is node or (user in folded and places[user] < places[node]) for user in summand.users
             )
+            module.overwrites_in_graphs = _only_user(summand) is node and not folded[summand].relu
 
 
 def _module(node: fx.Node, modules: Mapping[str, nn.Module]) -> nn.Module | None:
