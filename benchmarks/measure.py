@@ -12,6 +12,8 @@ from pathlib import Path
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+SECONDS, MOST = 8, 5
+"""Of rounds, see :func:`interleaved`."""
 _STATUS = Path("/proc/self/status")
 
 
@@ -88,8 +90,10 @@ class Timing:
 def interleaved(works: Mapping[str, Work], repeats: int, device: torch.device) -> tuple[dict[str, Timing], float]:
     """Each work in turn, ``repeats`` times, after a first round that warms up and has its memory measured.
 
-    Beside them what matrix products reach, in floating-point operations a second; the median, since the speed of a
-    shared machine comes and goes.
+    The speed of a shared machine doubles and halves within seconds, so that short works take more rounds: until they
+    have taken ``SECONDS`` for each that was asked for, at most ``MOST`` times as many.
+
+    Beside them what matrix products reach, in floating-point operations a second; the median.
     """
     timings = {name: Timing() for name in works}
     peaks = []
@@ -97,7 +101,9 @@ def interleaved(works: Mapping[str, Work], repeats: int, device: torch.device) -
         with rise_of_memory(device) as rise:
             work.run()
         timings[name].memory = rise[0] if rise else None
-    for _ in range(repeats):
+    begun, rounds = now(device), 0
+    while rounds < repeats or (rounds < MOST * repeats and now(device) - begun < SECONDS * repeats):
+        rounds += 1
         peaks.append(matrix_product_peak(device, repeats=2))
         for name, work in works.items():
             once, seconds_once = (Passes(0), 0.0) if work.once is None else _timed(work.once, device)

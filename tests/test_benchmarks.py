@@ -41,3 +41,23 @@ def test_every_row_can_be_read_and_the_papers_table_put_together(monkeypatch, pr
     said = page({"facts": facts, "rows": rows, "failed": []})
     assert "It took 25 minutes." in said
     assert all(f"| {each['item']} |" in said for each in rows)
+
+
+def test_short_works_take_more_rounds_in_turn(monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parents[1])
+    from benchmarks import measure
+
+    monkeypatch.setattr(measure, "matrix_product_peak", lambda device, repeats: 1.0)
+    turns = []
+
+    def run(name):
+        turns.append(name)
+        return measure.Passes(1)
+
+    works = {name: measure.Work(lambda name=name: run(name), measure.Passes(2)) for name in ("ours", "theirs")}
+    for seconds, rounds in ((3600, 2 * measure.MOST), (0, 2)):
+        monkeypatch.setattr(measure, "SECONDS", seconds)
+        turns.clear()
+        timings, _ = measure.interleaved(works, 2, torch.device("cpu"))
+        assert [len(each.seconds) for each in timings.values()] == [rounds, rounds]
+        assert turns == ["ours", "theirs"] * (rounds + 1)  # the first of all is not timed
