@@ -24,9 +24,9 @@ all pairs). Long items are timed on a slice, given in the last column, times cou
 counting whole; what a slice does just once (both views and the ends of curves, one at a time) is timed by itself and
 counted once. Gradients of noisy and mixed images start from known embeddings of both views, as after any other method:
 their maps do not take them, only the score that comes with ours. Memory is what the first round added to the loaded
-model. Of peak: floating-point operations of our passes over those of matrix products of side 2048, measured in turn with
-them; where they are passes over whole images. Curves of random weights hardly bend, so that approximate ones end after
-few points; those of trained networks take far more (docs/speed.md), and such ratios are not to be expected."""
+model. Of peak: floating-point operations of our passes over those of matrix products of side 2048, measured in turn
+with them; where they are passes over whole images. Curves of random weights hardly bend, so that approximate ones end
+after few points; those of trained networks take far more (docs/speed.md), and such ratios are not to be expected."""
 TABLE_ROWS = 16
 """Rows of the paper's table."""
 
