@@ -107,9 +107,9 @@ def _views(device: torch.device) -> tuple[Tensor, Tensor]:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="one round, short slices, no peers: under 5 minutes")
+    parser.add_argument("--quick", action="store_true", help="few rounds, short slices, no peers: under 5 minutes")
     parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
-    parser.add_argument("--repeats", type=int, help="rounds after the one that warms up; 3, with --quick 1")
+    parser.add_argument("--repeats", type=int, help="rounds at least after the one that warms up; 3, with --quick 1")
     parser.add_argument("--chunk-size", type=int, default=CHUNK_SIZE, help=f"as engine.chunk_size; {CHUNK_SIZE}")
     parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="of our side; fp32")
     parser.add_argument("--compile", action="store_true", help="our side with engine.compile=true")

@@ -78,13 +78,14 @@ class Setting:
 
         Args:
             views_known: the bank begins with the embeddings of both views, as where another method came before; for
-                maps that need them for nothing but the score that comes with them.
+                those who take nothing from there but the score that comes with the maps.
         """
-        known = [self.bank.embedding(view[0]) for view in self.views] if views_known else []
+        known = [self.bank.embedding(view[0]) for view in self.views]
 
         def work(bank: PairBank) -> None:
-            for view, embedding in zip(self.views, known, strict=False):
-                bank.offer(view[0], 1, embedding)
+            if views_known:
+                for view, embedding in zip(self.views, known, strict=True):
+                    bank.offer(view[0], 1, embedding)
             for explainer in explainers:
                 explainer(*self.views, bank=bank)
 

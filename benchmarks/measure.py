@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-SECONDS, MOST = 8, 5
-"""Of rounds, see :func:`interleaved`."""
+SHORT_SECONDS, MOST_ROUNDS = 8, 5
+"""For each round that was asked for: below how many seconds in all there are more rounds, and how many at most."""
 _STATUS = Path("/proc/self/status")
 
 
@@ -71,7 +71,7 @@ class Timing:
     """What came out for one :class:`Work`.
 
     Attributes:
-        seconds: of the whole, scaled where ``sampled`` is below 1; one for each repeat.
+        seconds: of the whole, scaled where ``sampled`` is below 1; one for each round.
         passes: of the whole.
         sampled: share of the whole that was run.
         memory: bytes by which the process, or the device, grew at most during the first run.
@@ -90,8 +90,8 @@ class Timing:
 def interleaved(works: Mapping[str, Work], repeats: int, device: torch.device) -> tuple[dict[str, Timing], float]:
     """Each work in turn, ``repeats`` times, after a first round that warms up and has its memory measured.
 
-    The speed of a shared machine doubles and halves within seconds, so that short works take more rounds: until they
-    have taken ``SECONDS`` for each that was asked for, at most ``MOST`` times as many.
+    The speed of a shared machine doubles and halves within seconds, so that short works take more rounds
+    (``SHORT_SECONDS``, ``MOST_ROUNDS``).
 
     Beside them what matrix products reach, in floating-point operations a second; the median.
     """
@@ -102,7 +102,7 @@ def interleaved(works: Mapping[str, Work], repeats: int, device: torch.device) -
             work.run()
         timings[name].memory = rise[0] if rise else None
     begun, rounds = now(device), 0
-    while rounds < repeats or (rounds < MOST * repeats and now(device) - begun < SECONDS * repeats):
+    while rounds < repeats or (rounds < MOST_ROUNDS * repeats and now(device) - begun < SHORT_SECONDS * repeats):
         rounds += 1
         peaks.append(matrix_product_peak(device, repeats=2))
         for name, work in works.items():

@@ -10,7 +10,7 @@ import torch
 
 from benchmarks import approximations
 from benchmarks.items import RIVAL, Compared
-from benchmarks.measure import MOST, Timing
+from benchmarks.measure import MOST_ROUNDS, Timing
 
 Row = dict[str, Any]
 COLUMNS = ("network", "item", "ours, s", "against", "theirs, s", "ratio", "aim", "our passes", "their passes")
@@ -19,14 +19,16 @@ HOW = """`literal` does what the published code is described to do: batches of o
 contiguous batches of 32 for occlusion, parameters that collect gradients where any are asked for, the partner encoded
 at every step. All explain the same pair at 224 pixels with the same random weights, in turn, in one process; rows of
 occlusion, and of curves, share their rounds, so that some seconds stand in more than one. Seconds are medians of
-{repeats} rounds, of up to {most} where they are short, after a first one that warms up (and folds the network, once for
-all pairs). Long items are timed on a slice, given in the last column, times counted passes, chunks that are filled up
-counting whole; what a slice does just once (both views and the ends of curves, one at a time) is timed by itself and
+{repeats} rounds or, where they are short, of up to {most}, after a first one that warms up (and folds the network, once
+for all pairs). Long items are timed on a slice, given in the last column, times counted passes, chunks that are filled
+up counting whole; what a slice does just once (both views and the ends of curves, one at a time) is timed by itself and
 counted once. Gradients of noisy and mixed images start from known embeddings of both views, as after any other method:
-their maps do not take them, only the score that comes with ours. Memory is what the first round added to the loaded
-model. Of peak: floating-point operations of our passes over those of matrix products of side 2048, measured in turn
-with them; where they are passes over whole images. Curves of random weights hardly bend, so that approximate ones end
-after few points; those of trained networks take far more (docs/speed.md), and such ratios are not to be expected."""
+only the score that comes with our maps takes them, and what maps take of view 1 is computed again and counted. Memory
+is what the first round added to the loaded model. Of peak: floating-point operations of our passes over those of matrix
+products of side 2048, measured in turn with them; where they are passes over whole images, and those of the first
+convolution counted for each image, though gradients that are added up go back through it once a chunk. Curves of random
+weights hardly bend, so that approximate ones end after few points; those of trained networks take far more
+(docs/speed.md), and such ratios are not to be expected."""
 TABLE_ROWS = 16
 """Rows of the paper's table."""
 
@@ -144,7 +146,14 @@ def page(found: dict[str, Any]) -> str:
         said.append(f"Peers: {', '.join(present)}.")
     if missing:
         said.append(f"Not installed, so not measured: {', '.join(missing)} (`pip install 'twinsight[bench]'`).")
-    lines = ["# Benchmarks", "", " ".join(said), "", HOW.format(repeats=how["repeats"], most=MOST * how["repeats"]), ""]
+    lines = [
+        "# Benchmarks",
+        "",
+        " ".join(said),
+        "",
+        HOW.format(repeats=how["repeats"], most=MOST_ROUNDS * how["repeats"]),
+        "",
+    ]
     lines.append(f"| {' | '.join(COLUMNS + MORE_COLUMNS)} |")
     lines.append("|---|---|--:|---|--:|--:|--:|---|---|--:|--:|--:|")
     lines += [_line(each) for each in found["rows"]]

@@ -1,13 +1,13 @@
 """How time and memory grow with pairs, perturbations, side and ranks."""
 
 import multiprocessing
+import statistics
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from benchmarks.measure import now, rise_of_memory
 from twinsight.engine import PairBank, erased_windows
@@ -82,36 +82,40 @@ def _scored(model: TwoViewModel, count: int, device: torch.device) -> Callable[[
     return work
 
 
-def ranks(build: Callable[[], TwoViewModel], count: int) -> dict[str, float]:
-    """Pairs' worth of perturbations through one process of one core, and through two at a time.
+def ranks(build: Callable[[], TwoViewModel], count: int, rounds: int = 5) -> dict[str, float]:
+    """A pair's worth of perturbations by one process of one core, and by two of them at a time, in turn.
 
     Returns:
-        seconds of each, and how many times faster two are for twice the work.
+        seconds of each, and how many times faster two are for twice the work; medians of ``rounds``.
     """
-    alone = _together(build, count, processes=1)
-    both = _together(build, count, processes=2)
-    return {"one_seconds": alone, "two_seconds": both, "speedup": 2 * alone / both}
-
-
-def _together(build: Callable[[], TwoViewModel], count: int, processes: int) -> float:
-    """Seconds until the last of ``processes`` has done its share, each the same."""
     context = multiprocessing.get_context("spawn")
-    ready, seconds = context.Barrier(processes), context.Queue()
-    workers = [context.Process(target=_share, args=(build, count, ready, seconds)) for _ in range(processes)]
+    ready, told = context.Barrier(2), context.Queue()
+    workers = [context.Process(target=_share, args=(build, count, rounds, rank, ready, told)) for rank in range(2)]
     for worker in workers:
         worker.start()
-    found = [seconds.get(timeout=600) for _ in workers]  # one that died says nothing
+    found = [told.get(timeout=600) for _ in workers]  # one that died says nothing
     for worker in workers:
         worker.join()
-    return max(found)
+    alone, both = ([max(each) for each in zip(*turns, strict=True)] for turns in zip(*found, strict=True))
+    return {
+        "one_seconds": statistics.median(alone),
+        "two_seconds": statistics.median(both),
+        "speedup": statistics.median(2 * one / two for one, two in zip(alone, both, strict=True)),
+    }
 
 
-def _share(build: Callable[[], TwoViewModel], count: int, ready: Any, seconds: Any) -> None:
+def _share(build: Callable[[], TwoViewModel], count: int, rounds: int, rank: int, ready: Any, told: Any) -> None:
+    """Tells seconds of the rounds in which the first process works alone, and of those in which both do."""
     torch.set_num_threads(1)
-    image: Tensor = torch.rand(3, 224, 224)
-    work = _occluded(build(), image.shape[-1], count, torch.device("cpu"))
+    work = _occluded(build(), 224, count, torch.device("cpu"))
     work()
-    ready.wait()
-    started = time.perf_counter()
-    work()
-    seconds.put(time.perf_counter() - started)
+    alone: list[float] = []
+    both: list[float] = []
+    for _ in range(rounds):
+        for seconds, busy in ((alone, rank == 0), (both, True)):
+            ready.wait()
+            started = time.perf_counter()
+            if busy:
+                work()
+            seconds.append(time.perf_counter() - started)
+    told.put((alone, both))

@@ -55,9 +55,26 @@ def test_short_works_take_more_rounds_in_turn(monkeypatch):
         return measure.Passes(1)
 
     works = {name: measure.Work(lambda name=name: run(name), measure.Passes(2)) for name in ("ours", "theirs")}
-    for seconds, rounds in ((3600, 2 * measure.MOST), (0, 2)):
-        monkeypatch.setattr(measure, "SECONDS", seconds)
+    for seconds, rounds in ((3600, 2 * measure.MOST_ROUNDS), (0, 2)):
+        monkeypatch.setattr(measure, "SHORT_SECONDS", seconds)
         turns.clear()
         timings, _ = measure.interleaved(works, 2, torch.device("cpu"))
         assert [len(each.seconds) for each in timings.values()] == [rounds, rounds]
         assert turns == ["ours", "theirs"] * (rounds + 1)  # the first of all is not timed
+
+
+def test_a_slice_is_what_the_whole_is_made_of(monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parents[1])
+    from benchmarks.items import items, setting_for
+
+    model = small_two_view(widths=(4, 8), blocks=1, input_size=224).eval()
+    views = torch.rand(2, 1, 3, 224, 224)
+    works = [
+        work for each in items(setting_for(model, (views[0], views[1]), 16, quick=True)) for work in each.works.values()
+    ]
+    counted = [work for work in works if work.whole is not None and work.padded is None]
+    assert len(counted) > 12
+    for work in counted:
+        done, whole = work.run(), work.whole
+        assert 0 < done.total <= whole.total
+        assert done.forwards * whole.backwards == done.backwards * whole.forwards

@@ -13,7 +13,7 @@ from oracles import gradient as oracle
 from toy import SquareMean, load_golden, tiny_model, tiny_pair
 from twinsight.engine import PairBank
 from twinsight.explainers import AveragedTransforms, InputXGradient, SmoothGrad
-from twinsight.models import TwoViewModel
+from twinsight.models import FOLDED_COPY, TwoViewModel
 
 BATCH = 2
 LAMBDAS = {
@@ -70,7 +70,8 @@ class Setting:
         self.views = [view.to(dtype) for view in tiny_pair(seed, BATCH, size)]
         self.double = copy.deepcopy(self.model).double()
         self.given = []
-        self.model.trunk.register_forward_pre_hook(lambda module, inputs: self.given.append(inputs[0].detach()))
+        watch = self.model.trunk.register_forward_pre_hook(lambda _, inputs: self.given.append(inputs[0].detach()))
+        self.unwatched = watch.remove
 
     def pairs(self):
         return [(a[None].double(), b[None].double()) for a, b in zip(*self.views, strict=True)]
@@ -154,6 +155,19 @@ def test_averaged_transforms_equal_their_formula(make, guided, blur, protocol, d
         for a, b in setting.pairs()
     ]
     assert_close(explainer(*setting.views), expected)
+
+
+@pytest.mark.parametrize("protocol", ["paper", "sound"])
+def test_they_do_through_the_folded_network_too(make, protocol):
+    setting = Setting(make, 1, torch.float32)
+    setting.unwatched()
+    bank = PairBank(setting.model, chunk_size=9)
+    explanation = AveragedTransforms(setting.model, protocol=protocol)(*setting.views, bank=bank)
+    assert vars(setting.model)[FOLDED_COPY][-1] is not None
+    pairs = setting.pairs()
+    assert_close(
+        explanation, [oracle.averaged_transforms(setting.double, a, b, LAMBDAS[protocol], None) for a, b in pairs]
+    )
 
 
 @pytest.mark.parametrize("lambdas", [[0.0], [0.5], [0.2, 0.7], [0.0, 0.3], [0.25, 1.0], [0, 0, 0.5]])

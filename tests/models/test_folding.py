@@ -40,6 +40,8 @@ NETWORKS = {
     "bottlenecks": lambda: TwoViewModel(Stage(3, 8, 2, 2, False), input_size=32),
     "selective kernels": lambda: TwoViewModel(Stage(3, 8, 2, 2, True), input_size=32),
     "a wide head": lambda: TwoViewModel(nn.Conv2d(3, 1024, 3, 2), wide_head(), input_size=32),
+    "a pool first": lambda: TwoViewModel(nn.Sequential(nn.AvgPool2d(2), nn.Conv2d(3, 4, 3)), input_size=32),
+    "skips": lambda: TwoViewModel(Skips(), input_size=32),
     "a convolution alone": lambda: TwoViewModel(nn.Conv2d(3, 4, 3), input_size=32),
 }
 
@@ -138,6 +140,11 @@ def test_gradients_go_back_through_a_folded_copy_as_through_its_network(model, f
 def test_the_gradient_at_a_shift_is_the_sum_of_those_at_the_images(model, fuse):
     images = images_for(model)
     network = folded(model.requires_grad_(False), images, fuse=fuse)
+    for view in (1, 2):
+        check_shift(lambda x, view=view: network(x, view), images)
+
+
+def check_shift(network, images):
     leaf, shift = images.clone().requires_grad_(), torch.zeros_like(images[:1]).requires_grad_()
     answers = network(leaf), network(shifted(images, shift))
     assert torch.equal(*answers)
@@ -159,13 +166,35 @@ def test_at_a_shift_the_first_convolution_takes_one_image_back(monkeypatch):
     assert sizes == [3] * 19 + [1]
 
 
-def test_with_a_graph_a_sum_takes_the_place_of_what_the_graph_does_not_keep():
+def test_images_and_their_shift_may_both_want_gradients():
+    layer = FoldedConvolution(nn.Conv2d(3, 4, 3), None, relu=True)
+    images = torch.rand(2, 3, 8, 8, requires_grad=True)
+    layer.pack(2, images.shape)
+    shift = torch.zeros(1, 3, 8, 8, requires_grad=True)
+    each, together = torch.autograd.grad(layer(shifted(images, shift)).sum(), (images, shift))
+    torch.testing.assert_close(together, each.sum(dim=0, keepdim=True))
+    (alone,) = torch.autograd.grad(layer(shifted(images, shift.detach())).sum(), images)
+    torch.testing.assert_close(alone, each)
+
+
+def test_with_a_graph_a_sum_takes_the_place_of_what_the_graph_does_not_keep(monkeypatch):
     model = randomised(NETWORKS["torchvision's"]())
-    fast = folded(model, images_for(model))
-    layers = [module for module in fast.trunk.modules() if isinstance(module, FoldedConvolution)]
-    # Three stages begin with a projection of their own; other summands have been through a ReLU.
-    assert sum(layer.overwrites for layer in layers) == 8
-    assert sum(layer.overwrites_in_graphs for layer in layers) == 3
+    images, fused, in_place = images_for(model), FoldedConvolution.fused, []
+
+    def watched(self, x, summand, overwrite=False):
+        y = fused(self, x, summand, overwrite)
+        if summand is not None:
+            in_place.append(y.data_ptr() == summand.data_ptr())
+        return y
+
+    fast = folded(model, images)
+    monkeypatch.setattr(FoldedConvolution, "fused", watched)
+    images = images.contiguous(memory_format=torch.channels_last)
+    for graph, sums in ((False, 8), (True, 3)):
+        # Three of four stages begin with a projection of their own; other summands have been through a ReLU.
+        in_place.clear()
+        fast(images.requires_grad_(graph))
+        assert (sum(in_place), len(in_place)) == (sums, 8)
 
 
 @pytest.mark.parametrize("size", [(11, 12), (16, 9)])

@@ -119,14 +119,14 @@ class PairBank:
         Args:
             own: go through the network's own modules, where hooks or modes are to see them. That rounds otherwise.
             shift: ``(1, C, H, W)``, added to each image. The gradient at it is the sum of those at the images, and
-                takes less time than they do.
+                takes less time than they do where the network is folded for a CPU.
         """
         if own:
             return self._encoded(self.model, images if shift is None else shifted(images, shift), view)
         network = self._fast(images[0])
 
-        def call(images: Tensor, view: int) -> Tensor:
-            return network(images if shift is None else shifted(images, shift), view)
+        def call(x: Tensor, view: int) -> Tensor:  # shifts last: the network has to see just that
+            return network(x if shift is None else shifted(x, shift), view)
 
         self.before_pass(len(images))
         self.forwards += len(images)

@@ -52,9 +52,9 @@ class _GradientExplainer(Explainer):
             return pair.with_graph(view, own=self._guided)
 
     def _encoded(self, bank: PairBank, images: Sequence[Tensor], view: int) -> tuple[Tensor, Tensor]:
-        """Embeddings ``(n, d)`` of ``(C, H, W)`` images, after a leaf ``(1, C, H, W)`` of zeros that is added to each.
+        """A leaf ``(1, C, H, W)`` of zeros, added to each of ``(C, H, W)`` images, and their embeddings ``(n, d)``.
 
-        The gradient at that leaf is the sum of those at the images.
+        The gradient at the leaf is the sum of those at the images.
         """
         shift = torch.zeros_like(images[0]).unsqueeze(0).requires_grad_()
         with guiding(self.model, self.options["guided"]):
@@ -183,9 +183,10 @@ class SmoothGrad(_GradientExplainer):
         samples = self.options["samples"]
 
         def summed(start: int, stop: int) -> tuple[Tensor, ...]:
-            x1, z1 = self._encoded(pair.bank, [self._noisy(pair, 1, n) for n in range(start, stop)], 1)
-            x2, z2 = self._encoded(pair.bank, [self._noisy(pair, 2, n) for n in range(start, stop)], 2)
-            return pair.bank.gradients(self.model.similarity(z1, z2).sum(), (x1, x2), count=2 * (stop - start))
+            shift1, z1 = self._encoded(pair.bank, [self._noisy(pair, 1, n) for n in range(start, stop)], 1)
+            shift2, z2 = self._encoded(pair.bank, [self._noisy(pair, 2, n) for n in range(start, stop)], 2)
+            score = self.model.similarity(z1, z2).sum()
+            return pair.bank.gradients(score, (shift1, shift2), count=2 * (stop - start))
 
         chunks = zip(*pair.bank.in_chunks(samples, summed, graphs=True), strict=True)
         g1, g2 = (torch.cat(gradients).sum(dim=0) / samples for gradients in chunks)

@@ -1,12 +1,12 @@
 """Layers that oneDNN computes as one kernel each, with weights laid out as it wants them for this size of batch."""
 
 import copy
+import functools
 import logging
 import operator
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import cache
 from typing import Any
 
 import torch
@@ -17,6 +17,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 log = logging.getLogger(__name__)
 
 _FEW_CHANNELS = 4
+_SHIFT = "shift_of_all_images"
+"""What :func:`shifted` leaves on the graph's node, for a convolution that is handed just its answer."""
 _keeping_nan: ContextVar[bool] = ContextVar("keeping_nan", default=False)
 
 
@@ -53,7 +55,7 @@ class FoldedConvolution(nn.Module):
         self.overwrites = False
         """Whether nobody asks for the summand afterwards, so that the sum may take its place without a graph."""
         self.overwrites_in_graphs = False
-        """Whether it may with one too, which keeps what comes out of ReLUs and may keep what others ask for."""
+        """Whether it may with one too: nobody else ever asks for it, and no ReLU gave it, whose answers graphs keep."""
         self._shape: torch.Size | None = None
         self._sums = True
         self._packed: _LaidOut | None = None
@@ -64,7 +66,7 @@ class FoldedConvolution(nn.Module):
             graph = torch.is_grad_enabled() and (x.requires_grad or (summand is not None and summand.requires_grad))
             if not graph:
                 return self.fused(x, summand, self.overwrites)
-            shift = getattr(x.grad_fn, "shift", None) if isinstance(x.grad_fn, _Shifted._backward_cls) else None
+            shift = getattr(x.grad_fn, _SHIFT, None)
             return _Fused.apply(x if shift is None else x.detach(), summand, shift, self)
         y = F.conv2d(x, self.weight, self.bias, *self.geometry)
         self._shape = x.shape
@@ -185,16 +187,15 @@ class _Fused(torch.autograd.Function):
 
 
 def _added_up(gradient: Tensor) -> Tensor:
-    """Sum over the images, ``(1, C, H, W)``; PyTorch's own takes ten times as long in channels-last layout."""
-    n, channels, height, width = gradient.shape
-    rows = gradient.permute(0, 2, 3, 1).reshape(n, -1)
-    return (rows.new_ones(1, n) @ rows).view(1, height, width, channels).permute(0, 3, 1, 2)
+    """Sum over the images, ``(1, C, H, W)``; ``Tensor.sum`` goes over channels-last memory in strides."""
+    return functools.reduce(torch.add, gradient.split(1))
 
 
 def shifted(images: Tensor, shift: Tensor) -> Tensor:
     """``images`` (n, C, H, W) ``+ shift`` (1, C, H, W), for those who want the gradient at ``shift``: the images' sum.
 
-    A folded convolution that is handed them as they are is linear in them, so that it takes the sum back and not each.
+    Convolutions are linear: one with fused kernels that is handed the answer as it is adds up the gradients at its
+    output and takes their sum back, not each.
 
     >>> images, shift = torch.rand(2, 3, 4, 4), torch.zeros(1, 3, 4, 4, requires_grad=True)
     >>> torch.autograd.grad(shifted(images, shift).sum(), shift)[0].unique()
@@ -206,12 +207,13 @@ def shifted(images: Tensor, shift: Tensor) -> Tensor:
 class _Shifted(torch.autograd.Function):
     @staticmethod
     def forward(context: Any, images: Tensor, shift: Tensor) -> Tensor:
-        context.shift = shift
+        if not context.needs_input_grad[0]:
+            setattr(context, _SHIFT, shift)
         return images + shift
 
     @staticmethod
-    def backward(context: Any, gradient: Tensor) -> tuple[None, Tensor]:
-        return None, gradient.sum(dim=0, keepdim=True)
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor]:
+        return gradient if context.needs_input_grad[0] else None, gradient.sum(dim=0, keepdim=True)
 
 
 class PackedLinear(nn.Module):
@@ -256,7 +258,7 @@ def _way_back(weight: Tensor, geometry: Any, gradient: Tensor, size: torch.Size)
     """What takes gradients like ``gradient`` at the output of a convolution back to its input of ``size``.
 
     A convolution itself where that is no slower than oneDNN's own way back, because its weights are laid out once: at
-    stride 1, and to the few channels of images, which fill no vector of oneDNN's.
+    stride 1, to the few channels of images, which fill no vector of oneDNN's, and through kernels of one pixel.
     """
     (stride, strides), padding, dilation, groups = geometry
     if weight.shape[2:] == (1, 1) and stride == strides > 1 and groups == 1 and padding == (0, 0):
@@ -332,7 +334,7 @@ def _normed(weight: Tensor, bias: Tensor | None, norm: nn.BatchNorm2d) -> tuple[
     return fused[0].to(weight), fused[1].to(weight)
 
 
-@cache
+@functools.cache
 def fused_kernels() -> bool:
     """Whether this PyTorch has oneDNN's kernels, which it keeps for its own compiler, and they are right."""
     with torch.random.fork_rng(devices=[]):
