@@ -10,7 +10,8 @@ from torch.nn import functional as F
 from toy import tiny_model, tiny_pair
 from twinsight.engine import PairBank, erased_windows
 from twinsight.models import TwoViewModel, folded, small_two_view, torchvision_resnet
-from twinsight.models.fused import FoldedConvolution, PackedLinear, shifted
+from twinsight.models.fused import FoldedConvolution, shifted
+from twinsight.models.packed import PackedLinear
 from twinsight.models.simclrv2 import Stage
 
 

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from twinsight.models.fused import FoldedConvolution, PackedLinear, fused_kernels
+from twinsight.models.fused import FoldedConvolution, fused_kernels
+from twinsight.models.packed import PackedLinear
 from twinsight.models.state import watched_or_training
 from twinsight.models.two_view import TwoViewModel
 

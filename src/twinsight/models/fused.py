@@ -1,9 +1,8 @@
-"""Layers that oneDNN computes as one kernel each, with weights laid out as it wants them for this size of batch."""
+"""Convolutions that oneDNN computes as one kernel with the batch norm, sum and ReLU after them; there and back."""
 
 import copy
 import functools
 import logging
-import operator
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -14,9 +13,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
+from twinsight.models.packed import PackedLinear, PackedWeights
+from twinsight.models.way_back import way_back
+
 log = logging.getLogger(__name__)
 
-_FEW_CHANNELS = 4
 _SHIFT = "shift_of_all_images"
 """What :func:`shifted` leaves on the graph's node, for a convolution that is handed just its answer."""
 _keeping_nan: ContextVar[bool] = ContextVar("keeping_nan", default=False)
@@ -58,7 +59,7 @@ class FoldedConvolution(nn.Module):
         """Whether it may with one too: nobody else ever asks for it, and no ReLU gave it, whose answers graphs keep."""
         self._shape: torch.Size | None = None
         self._sums = True
-        self._packed: _LaidOut | None = None
+        self._packed: PackedWeights | None = None
         self._back: tuple[torch.Size, Callable[[Tensor], Tensor]] | None = None
 
     def forward(self, x: Tensor, summand: Tensor | None = None) -> Tensor:
@@ -80,7 +81,7 @@ class FoldedConvolution(nn.Module):
         shape = self._shape if shape is None else shape
         if shape is None or not self._sums:
             return
-        self._packed = _LaidOut(self.weight, self.geometry, shape[1:], count)
+        self._packed = PackedWeights(self.weight, self.geometry, shape[1:], count)
         del self.weight
 
     def without_padding(self, shape: torch.Size) -> "FoldedConvolution":
@@ -98,18 +99,8 @@ class FoldedConvolution(nn.Module):
     def fused(self, x: Tensor, summand: Tensor | None, overwrite: bool = False) -> Tensor:
         """The pass as one kernel, which may put the sum into the place of ``summand``; for what has been packed."""
         assert self._packed is not None
-        weight = self._packed(len(x))
-        stride, padding, dilation, groups = self.geometry
-        geometry = (self.bias, padding, stride, dilation, groups)
         apart = self.relu and _keeping_nan.get()
-        relu = "relu" if self.relu and not apart else None
-        kernels: Any = torch.ops.mkldnn
-        if summand is None:
-            y = kernels._convolution_pointwise(x, weight, *geometry, relu or "none", [], "")
-        elif overwrite and summand.is_contiguous(memory_format=torch.channels_last):
-            y = kernels._convolution_pointwise_.binary(summand, x, weight, *geometry, "add", 1.0, relu, [], "")
-        else:
-            y = kernels._convolution_pointwise.binary(x, summand, weight, *geometry, "add", 1.0, relu, [], "")
+        y = self._packed.convolved(x, self.bias, self.relu and not apart, summand, overwrite)
         return y.relu_() if apart else y
 
     def taken_back(self, gradient: Tensor, size: torch.Size) -> Tensor:
@@ -117,46 +108,8 @@ class FoldedConvolution(nn.Module):
         gradient = gradient.contiguous(memory_format=torch.channels_last)
         if self._back is None or self._back[0] != size[1:]:
             assert self._packed is not None
-            self._back = size[1:], _way_back(self._packed.plain(), self.geometry, gradient, size)
+            self._back = size[1:], way_back(self._packed.plain(), self.geometry, gradient, size)
         return self._back[1](gradient)
-
-
-class _LaidOut:
-    """Weights of a convolution as oneDNN wants them for each number of images; one tensor where it wants the same.
-
-    In another layout it would turn them round at each pass, which can take longer than the pass itself.
-
-    Args:
-        weight: plain.
-        geometry: stride, padding, dilation and groups.
-        size: ``(C, H, W)`` of an input.
-        count: of inputs, to begin with.
-    """
-
-    def __init__(self, weight: Tensor, geometry: Any, size: torch.Size, count: int) -> None:
-        self._geometry = geometry
-        self._size = size
-        self._for = {count: self._turned(weight, count)}
-
-    def __call__(self, count: int) -> Tensor:
-        """For ``count`` inputs."""
-        if count not in self._for:
-            with torch.inference_mode(False), torch.no_grad():
-                new = self._turned(self.plain(), count)
-                described: Any = torch.ops.mkldnn._get_mkldnn_serialized_md
-                layout = described(new)
-                alike = (known for known in list(self._for.values()) if torch.equal(described(known), layout))
-                self._for[count] = next(alike, new)
-        return self._for[count]
-
-    def plain(self) -> Tensor:
-        """The weights themselves."""
-        return next(iter(self._for.values())).to_dense()
-
-    def _turned(self, weight: Tensor, count: int) -> Tensor:
-        stride, padding, dilation, groups = self._geometry
-        turn: Any = torch._C._nn.mkldnn_reorder_conv2d_weight
-        return turn(weight.to_mkldnn(), padding, stride, dilation, groups, [count, *self._size])
 
 
 class _Fused(torch.autograd.Function):
@@ -214,113 +167,6 @@ class _Shifted(torch.autograd.Function):
     @staticmethod
     def backward(context: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor]:
         return gradient if context.needs_input_grad[0] else None, gradient.sum(dim=0, keepdim=True)
-
-
-class PackedLinear(nn.Module):
-    """A linear layer of which oneDNN has the weights as it wants them for ``count`` inputs; its own serve gradients.
-
-    Where the weights are larger than the caches, as of a head 8192 wide, a pass takes a quarter of the time.
-    """
-
-    def __init__(self, linear: nn.Linear, count: int) -> None:
-        super().__init__()
-        self.linear = linear
-        self._packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), count)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return _Packed.apply(x, self)
-
-    @property
-    def weight(self) -> Tensor:
-        return self.linear.weight
-
-    @property
-    def bias(self) -> Tensor | None:
-        return self.linear.bias
-
-    def packed(self, x: Tensor) -> Tensor:
-        """The pass without a graph."""
-        return torch.ops.mkldnn._linear_pointwise(x, self._packed, self.linear.bias, "none", [], "")
-
-
-class _Packed(torch.autograd.Function):
-    @staticmethod
-    def forward(context: Any, x: Tensor, module: PackedLinear) -> Tensor:
-        context.module = module
-        return module.packed(x)
-
-    @staticmethod
-    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        return gradient @ context.module.linear.weight, None
-
-
-def _way_back(weight: Tensor, geometry: Any, gradient: Tensor, size: torch.Size) -> Callable[[Tensor], Tensor]:
-    """What takes gradients like ``gradient`` at the output of a convolution back to its input of ``size``.
-
-    A convolution itself where that is no slower than oneDNN's own way back, because its weights are laid out once: at
-    stride 1, to the few channels of images, which fill no vector of oneDNN's, and through kernels of one pixel.
-    """
-    (stride, strides), padding, dilation, groups = geometry
-    if weight.shape[2:] == (1, 1) and stride == strides > 1 and groups == 1 and padding == (0, 0):
-        return _among_zeros(weight, stride, gradient, size)
-    shuffled = stride == strides and (stride == 1 or weight.shape[1] <= _FEW_CHANNELS)
-    if shuffled and groups == 1 and dilation == (1, 1) and all(map(operator.gt, weight.shape[2:], padding)):
-        return _as_convolution(weight, stride, padding, gradient, size)
-    laid_out: Any = {"memory_format": torch.channels_last}
-    weight = weight.contiguous(**laid_out)
-
-    def taken_back(gradient: Tensor) -> Tensor:
-        # All three in channels-last layout; oneDNN else copies each to and fro, which takes as long as the product.
-        like = torch.empty((len(gradient), *size[1:]), dtype=gradient.dtype, **laid_out)
-        fixed = (None, (stride, strides), padding, dilation, False, (0, 0), groups, (True, False, False))
-        return torch.ops.aten.convolution_backward(gradient, like, weight, *fixed)[0]
-
-    return taken_back
-
-
-def _among_zeros(weight: Tensor, stride: int, gradient: Tensor, size: torch.Size) -> Callable[[Tensor], Tensor]:
-    """The way back through a kernel of one pixel, which saw every ``stride``-th pixel only."""
-    found = _as_convolution(weight, 1, (0, 0), gradient, torch.Size((*size[:2], *gradient.shape[2:])))
-
-    def taken_back(gradient: Tensor) -> Tensor:
-        whole = torch.empty((len(gradient), *size[1:]), dtype=gradient.dtype, memory_format=torch.channels_last)
-        whole.zero_()[..., ::stride, ::stride] = found(gradient)
-        return whole
-
-    return taken_back
-
-
-def _as_convolution(
-    weight: Tensor, stride: int, padding: tuple[int, int], gradient: Tensor, size: torch.Size
-) -> Callable[[Tensor], Tensor]:
-    """The way back as one convolution of stride 1, which makes a channel for each of ``stride**2`` places of an input.
-
-    With ``y[o] = sum_t w[t] x[stride o + t - padding]``, the gradient at ``x[stride i + a]`` is
-    ``sum_r w[stride r + a + padding] g[i - r]``: for each ``a`` a correlation of g with every stride-th weight, turned.
-    """
-    taps, before, around, cells = [], [], [], []
-    for axis in (0, 1):
-        kernel, pad, wanted = weight.shape[2 + axis], padding[axis], -(-size[2 + axis] // stride)
-        last, first = (kernel - 1 - pad) // stride, -((stride - 1 + pad) // stride)
-        at = stride * torch.arange(last, first - 1, -1) + torch.arange(stride).unsqueeze(1) + pad
-        taps.append(torch.where((at >= 0) & (at < kernel), at, kernel))  # what is no tap is the zero put after them
-        after = wanted + at.shape[1] - 1 - last - gradient.shape[2 + axis]
-        before.append(last)
-        around.append(max(last, after))
-        cells.append(wanted)
-    phases = F.pad(weight, (0, 1, 0, 1))[:, :, taps[0]][..., taps[1]]  # (out, in, stride, taps, stride, taps)
-    phases = phases.permute(1, 2, 4, 0, 3, 5).flatten(0, 2)
-    convolution = nn.utils.skip_init(nn.Conv2d, phases.shape[1], len(phases), phases.shape[2:], padding=tuple(around))
-    convolution.weight, convolution.bias = nn.Parameter(phases, requires_grad=False), None
-    layer = FoldedConvolution(convolution, None, relu=False)
-    layer.pack(len(gradient), gradient.shape)
-    top, left = (some - start for some, start in zip(around, before, strict=True))
-
-    def taken_back(gradient: Tensor) -> Tensor:
-        found = layer.fused(gradient, None)[..., top : top + cells[0], left : left + cells[1]]
-        return found if stride == 1 else F.pixel_shuffle(found, stride)[..., : size[2], : size[3]]
-
-    return taken_back
 
 
 def _normed(weight: Tensor, bias: Tensor | None, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
