@@ -88,7 +88,7 @@ def main() -> None:
     del wide
     found["slopes"] = slopes(narrow, device, arguments.quick)
     if device.type == "cpu":
-        found["ranks"] = ranks(resnet50, 32 if arguments.quick else 64)
+        found["ranks"] = ranks(resnet50, 32 if arguments.quick else 64, 3 if arguments.quick else 9)
     if device.type == "cuda" and execution == EXACT:
         found["precisions"] = precisions(narrow, device, 4 if arguments.quick else 32)
     elif device.type == "cpu":

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.measure import now, rise_of_memory
+from benchmarks.measure import matrix_product_peak, now, rise_of_memory
 from twinsight.engine import PairBank, erased_windows
 from twinsight.explainers import GradCAM
 from twinsight.metrics.functional import insertion_deletion
@@ -82,11 +82,12 @@ def _scored(model: TwoViewModel, count: int, device: torch.device) -> Callable[[
     return work
 
 
-def ranks(build: Callable[[], TwoViewModel], count: int, rounds: int = 5) -> dict[str, float]:
+def ranks(build: Callable[[], TwoViewModel], count: int, rounds: int) -> dict[str, float]:
     """A pair's worth of perturbations by one process of one core, and by two of them at a time, in turn.
 
     Returns:
-        seconds of each, and how many times faster two are for twice the work; medians of ``rounds``.
+        seconds of each, and how many times faster two are for twice the work; the same of matrix products, which say
+        what the machine leaves to two processes. Medians of ``rounds``.
     """
     context = multiprocessing.get_context("spawn")
     ready, told = context.Barrier(2), context.Queue()
@@ -96,26 +97,37 @@ def ranks(build: Callable[[], TwoViewModel], count: int, rounds: int = 5) -> dic
     found = [told.get(timeout=600) for _ in workers]  # one that died says nothing
     for worker in workers:
         worker.join()
-    alone, both = ([max(each) for each in zip(*turns, strict=True)] for turns in zip(*found, strict=True))
+    alone, both, products_alone, products_both = (
+        [max(each) for each in zip(*turns, strict=True)] for turns in zip(*found, strict=True)
+    )
     return {
         "one_seconds": statistics.median(alone),
         "two_seconds": statistics.median(both),
-        "speedup": statistics.median(2 * one / two for one, two in zip(alone, both, strict=True)),
+        "speedup": _speedup(alone, both),
+        "products_speedup": _speedup(products_alone, products_both),
     }
 
 
+def _speedup(alone: Sequence[float], both: Sequence[float]) -> float:
+    return statistics.median(2 * one / two for one, two in zip(alone, both, strict=True))
+
+
 def _share(build: Callable[[], TwoViewModel], count: int, rounds: int, rank: int, ready: Any, told: Any) -> None:
-    """Tells seconds of the rounds in which the first process works alone, and of those in which both do."""
+    """Tells seconds of turns in which the first process works alone and in which both do, then those of products."""
     torch.set_num_threads(1)
-    work = _occluded(build(), 224, count, torch.device("cpu"))
-    work()
-    alone: list[float] = []
-    both: list[float] = []
-    for _ in range(rounds):
-        for seconds, busy in ((alone, rank == 0), (both, True)):
-            ready.wait()
-            started = time.perf_counter()
-            if busy:
-                work()
-            seconds.append(time.perf_counter() - started)
-    told.put((alone, both))
+    explaining = _occluded(build(), 224, count, torch.device("cpu"))
+    works = (explaining, lambda: matrix_product_peak(torch.device("cpu"), repeats=2))
+    seconds: list[list[float]] = []
+    for work in works:
+        work()
+        alone: list[float] = []
+        both: list[float] = []
+        for _ in range(rounds):
+            for found, busy in ((alone, rank == 0), (both, True)):
+                ready.wait()
+                started = time.perf_counter()
+                if busy:
+                    work()
+                found.append(time.perf_counter() - started)
+        seconds += [alone, both]
+    told.put(seconds)

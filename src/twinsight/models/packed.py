@@ -52,7 +52,7 @@ class PackedWeights:
         kernels: Any = torch.ops.mkldnn
         if summand is None:
             return kernels._convolution_pointwise(x, self(len(x)), *geometry, "relu" if relu else "none", [], "")
-        summed = (self(len(x)), *geometry, "add", 1.0, "relu" if relu else None, [], "")
+        summed: Any = (self(len(x)), *geometry, "add", 1.0, "relu" if relu else None, [], "")
         if overwrite and summand.is_contiguous(memory_format=torch.channels_last):
             return kernels._convolution_pointwise_.binary(summand, x, *summed)
         return kernels._convolution_pointwise.binary(x, summand, *summed)
