@@ -93,7 +93,7 @@ def main() -> None:
         found["precisions"] = precisions(narrow, device, 4 if arguments.quick else 32)
     elif device.type == "cpu":
         print("no GPU: reduced precision, compilation with CUDA graphs and their aims are not measured")
-    found["approximations"] = approximations(1, MAPS[:2]) if arguments.quick else approximations(3)
+    found["approximations"] = approximations(1, MAPS[:2]) if arguments.quick else approximations(6)
     write(finished=True)
     print(report.page(found))
 

@@ -43,7 +43,7 @@ def approximations(pairs: int, names: Sequence[str] = MAPS) -> dict[str, Any]:
                         "protocol": protocol,
                         "tolerance": tolerance,
                         "points": float(some.points_computed),
-                        "error": max(float((getattr(some, each) - getattr(whole, each)).abs()) for each in CURVES),
+                        "errors": [float((getattr(some, each) - getattr(whole, each)).abs()) for each in CURVES],
                         "bound": float(some.error_bound),
                     }
                     for tolerance, some in zip((TOLERANCE, LOOSER), others, strict=True)
@@ -57,21 +57,24 @@ def summary(found: dict[str, Any]) -> str:
     """In words."""
     windows, alike = ([each[key] for each in found["occlusion"]] for key in ("windows", "correlation"))
     coarse = f"`coarse={found['coarse']}`"
+    pairs = f"{found['pairs']} pair{'s' * (found['pairs'] > 1)}"
     curves = " ".join(_curves(found["curves"], tolerance) for tolerance in (TOLERANCE, LOOSER))
     return (
-        f"The demo network at {SIDE} pixels on {found['pairs']} pairs. {curves} Occlusion with {coarse}, "
-        f"{len(windows)} maps: {1 - mean(windows):.0%} of the windows saved; rank correlation with the whole map "
+        f"The demo network at {SIDE} pixels on {pairs}. {curves} Occlusion with {coarse}, {len(windows)} maps: "
+        f"{1 - mean(windows):.0%} of the windows saved; rank correlation with the whole map "
         f"{mean(alike):.3f} on average, {min(alike):.3f} at least."
     )
 
 
 def _curves(found: list[dict[str, Any]], tolerance: float) -> str:
     at_it = [each for each in found if each["tolerance"] == tolerance]
-    points, errors, bounds = ([each[key] for each in at_it] for key in ("points", "error", "bound"))
-    beyond = sum(error > bound for error, bound in zip(errors, bounds, strict=True))
+    points, errors = [each["points"] for each in at_it], [error for each in at_it for error in each["errors"]]
+    within = mean(error <= TOLERANCE for error in errors)
+    beyond = sum(max(each["errors"]) > each["bound"] for each in at_it)
     return (
-        f"Curves at a tolerance of {tolerance}, {len(points)} cases: {mean(points):.0%} of the points on average, "
-        f"areas off by {mean(errors):.4f} on average and {max(errors):.4f} at most, by more than the bound in {beyond}."
+        f"Curves at a tolerance of {tolerance}: {mean(points):.0%} of the points on average; areas off by "
+        f"{mean(errors):.4f} on average and {max(errors):.4f} at most, {within:.1%} of {len(errors)} by no more than "
+        f"{TOLERANCE}; of {len(at_it)} sets of six, {beyond} with one beyond the bound."
     )
 
 
