@@ -1,5 +1,6 @@
 """What work costs: passes and memory, not seconds."""
 
+import gc
 from pathlib import Path
 
 import pytest
@@ -82,3 +83,18 @@ def test_memory_does_not_grow_with_the_number_of_perturbations():
     rise(16)
     # All images of 2000 perturbations at once would be 98 MB.
     assert rise(2000) - rise(100) < 20 * 2**20
+
+
+def test_no_chunk_leaves_tensors_of_its_own():
+    # Among what chunks free they would cut up memory: 20 MB more for 10 000 perturbations in a process of its own.
+    alive = []
+
+    def count(images):
+        alive.append(sum(type(each) is torch.Tensor and each.shape[1:] == (8,) for each in gc.get_objects()))
+
+    image = tiny_pair(0, 1)[0][0]
+    boxes = torch.tensor([(index, index, 5, 5) for index in range(20)])
+    bank = PairBank(tiny_model(0), chunk_size=4, before_pass=count)
+    assert bank.perturbed(erased_windows(image, torch.zeros_like(image), boxes)).shape == (20, 8)
+    assert len(alive) == 5
+    assert alive[1:] == [alive[1]] * 4

@@ -235,8 +235,18 @@ class PairBank:
 
         if self._on_cpu():
             self._for_many(perturbation.image)  # here, so that nothing it needs for a moment is kept between chunks
-        chunks = self.in_chunks(len(perturbation), embeddings)
-        return torch.cat(chunks) if chunks else self._no_embeddings(perturbation, view)
+        found: Tensor | None = None
+
+        def keep(start: int, stop: int) -> None:
+            # In one place from the first chunk on: small tensors that stay would cut up the memory that large ones use.
+            nonlocal found
+            some = embeddings(start, stop)
+            if found is None:
+                found = some.new_empty(len(perturbation), *some.shape[1:])
+            found[start:stop] = some
+
+        self.in_chunks(len(perturbation), keep)
+        return self._no_embeddings(perturbation, view) if found is None else found
 
     def _encoded(self, network: TwoViewModel, images: Tensor, view: int) -> Tensor:
         self.before_pass(len(images))
