@@ -16,9 +16,9 @@ from torch import Tensor
 
 from benchmarks import report
 from benchmarks.approximations import MAPS, approximations
-from benchmarks.items import SIDE, Item, insertion_and_deletion, items, setting_for
+from benchmarks.items import SIDE, Item, by_cones, insertion_and_deletion, items, occlusion_by_cones, setting_for
 from benchmarks.measure import interleaved, matrix_product_peak, operations
-from benchmarks.networks import resnet50, resnet50_with_wide_head
+from benchmarks.networks import resnet50, resnet50_with_wide_head, vgg16
 from benchmarks.peers import installed, peer_items
 from benchmarks.precision import precisions
 from benchmarks.scaling import ranks, slopes
@@ -86,6 +86,11 @@ def main() -> None:
         operations(wide, views[0]),
     )
     del wide
+    sequential = setting_for(vgg16().to(device), views, arguments.chunk_size, arguments.quick, execution)
+    if by_cones(sequential, True):
+        flops = operations(sequential.model, views[0])
+        measure("VGG-16", sequential.model, occlusion_by_cones(sequential, aim=2.5), flops)
+    del sequential
     found["slopes"] = slopes(narrow, device, arguments.quick)
     if device.type == "cpu":
         found["ranks"] = ranks(resnet50, 32 if arguments.quick else 64, 3 if arguments.quick else 9)

@@ -207,6 +207,16 @@ def _conditional_occlusion(setting: Setting) -> Item:
     return Item(works, rows)
 
 
+def occlusion_by_cones(setting: Setting, aim: float) -> Item:
+    """Beside whole passes alone, for a network of which nothing else is timed."""
+    works = {
+        CONES: by_windows(setting, ConditionalOcclusion, incremental=True),
+        DENSE: by_windows(setting, ConditionalOcclusion, incremental=False),
+    }
+    name = "Conditional occlusion, engine.incremental=true"
+    return Item(works, [Compared(name, aim=aim, whole=False, ours=CONES, other=DENSE)])
+
+
 def _both_occlusions(setting: Setting) -> Item:
     def literal(rival: Rival) -> None:
         some = (boxes(setting.stride)[: 8 if setting.quick else 32],)

@@ -4,6 +4,7 @@ from functools import partial
 from typing import Any
 
 import torch
+import torchvision
 from torch import nn
 
 from twinsight.models import TwoViewModel, projection_head
@@ -19,6 +20,12 @@ def resnet50() -> TwoViewModel:
 def resnet50_with_wide_head() -> TwoViewModel:
     """ResNet-50 with Barlow Twins' projector of 8192, seeded random weights."""
     return _model(barlow_twins_projector)
+
+
+def vgg16() -> TwoViewModel:
+    """The convolutions of VGG-16 without a head, seeded random weights."""
+    torch.manual_seed(0)
+    return TwoViewModel(torchvision.models.vgg16(weights=None).features, normalization=IMAGENET_NORMALIZATION).eval()
 
 
 def _model(head: Any) -> TwoViewModel:
