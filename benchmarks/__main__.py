@@ -88,10 +88,11 @@ def main() -> None:
     del wide
     sequential = setting_for(vgg16().to(device), views, arguments.chunk_size, arguments.quick, execution)
     if by_cones(sequential, True):
-        flops = operations(sequential.model, views[0])
-        measure("VGG-16", sequential.model, occlusion_by_cones(sequential, aim=2.5), flops)
+        cones = occlusion_by_cones(sequential, aim=2.5)
+        measure("VGG-16", sequential.model, cones, operations(sequential.model, views[0]))
     del sequential
     found["slopes"] = slopes(narrow, device, arguments.quick)
+    write(finished=False)
     if device.type == "cpu":
         found["ranks"] = ranks(resnet50, 32 if arguments.quick else 64, 3 if arguments.quick else 9)
     if device.type == "cuda" and execution == EXACT:

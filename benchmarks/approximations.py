@@ -73,8 +73,8 @@ def _curves(found: list[dict[str, Any]], tolerance: float) -> str:
     beyond = sum(max(each["errors"]) > each["bound"] for each in at_it)
     return (
         f"Curves at a tolerance of {tolerance}: {mean(points):.0%} of the points on average; areas off by "
-        f"{mean(errors):.4f} on average and {max(errors):.4f} at most, {within:.1%} of {len(errors)} by no more than "
-        f"{TOLERANCE}; of {len(at_it)} sets of six, {beyond} with one beyond the bound."
+        f"{mean(errors):.4f} on average and {max(errors):.4f} at most, {within:.1%} of {len(errors)} within "
+        f"{TOLERANCE}; of {len(at_it)} sets of {len(CURVES)}, {beyond} with an area beyond its bound."
     )
 
 

@@ -90,11 +90,12 @@ def ranks(build: Callable[[], TwoViewModel], count: int, rounds: int) -> dict[st
         what the machine leaves to two processes. Medians of ``rounds``.
     """
     context = multiprocessing.get_context("spawn")
-    ready, told = context.Barrier(2), context.Queue()
-    workers = [context.Process(target=_share, args=(build, count, rounds, rank, ready, told)) for rank in range(2)]
+    ready, told = context.Barrier(2, timeout=600), context.Queue()
+    shares = [(build, count, rounds, rank, ready, told) for rank in range(2)]
+    workers = [context.Process(target=_share, args=each, daemon=True) for each in shares]
     for worker in workers:
         worker.start()
-    found = [told.get(timeout=600) for _ in workers]  # one that died says nothing
+    found = [told.get(timeout=1800) for _ in workers]  # one that died says nothing
     for worker in workers:
         worker.join()
     alone, both, products_alone, products_both = (

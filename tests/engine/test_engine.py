@@ -230,6 +230,22 @@ def small_device(monkeypatch):
     return limit
 
 
+def test_memory_may_run_out_when_some_chunks_are_done():
+    model, (image,) = tiny_model(0), images(1)
+    expected = PairBank(model).perturbed(windows(image, 40))
+    sizes = []
+
+    def second_fails(module, inputs):
+        sizes.append(len(inputs[0]))
+        if len(sizes) == 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    model.trunk.register_forward_pre_hook(second_fails)
+    found = PairBank(model, chunk_size=16).perturbed(windows(image, 40))
+    assert sizes == [16, 16] + [8] * 5
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+
+
 def test_chunks_are_halved_until_they_fit_and_stay_so(small_device, caplog):
     model, (image, other) = tiny_model(0), images(2)
     expected = PairBank(model).perturbed(windows(image, 40))

@@ -243,7 +243,7 @@ class PairBank:
             some = embeddings(start, stop)
             if found is None:
                 found = some.new_empty(len(perturbation), *some.shape[1:])
-            found[start:stop] = some
+            found[start:stop] = some.view(stop - start, *found.shape[1:])  # a row for each: none is spread over others
 
         self.in_chunks(len(perturbation), keep)
         return self._no_embeddings(perturbation, view) if found is None else found
