@@ -77,6 +77,7 @@ def main() -> None:
         except Exception as error:  # what other libraries raise must not cost the measurements
             found["failed"].append(f"{each.rows[0].name}: {type(error).__name__}: {error}")
             print(found["failed"][-1], flush=True)
+    cones = by_cones(setting, True)
     del setting
     wide = resnet50_with_wide_head().to(device)
     measure(
@@ -86,11 +87,11 @@ def main() -> None:
         operations(wide, views[0]),
     )
     del wide
-    sequential = setting_for(vgg16().to(device), views, arguments.chunk_size, arguments.quick, execution)
-    if by_cones(sequential, True):
-        cones = occlusion_by_cones(sequential, aim=2.5)
-        measure("VGG-16", sequential.model, cones, operations(sequential.model, views[0]))
-    del sequential
+    if cones:
+        vgg = vgg16().to(device)
+        sequential = setting_for(vgg, views, arguments.chunk_size, arguments.quick, execution)
+        measure("VGG-16", vgg, occlusion_by_cones(sequential, aim=2.5), operations(vgg, views[0]))
+        del sequential, vgg
     found["slopes"] = slopes(narrow, device, arguments.quick)
     write(finished=False)
     if device.type == "cpu":

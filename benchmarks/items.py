@@ -80,12 +80,11 @@ class Setting:
             views_known: the bank begins with the embeddings of both views, as where another method came before; for
                 those who take nothing from there but the score that comes with the maps.
         """
-        known = [self.bank.embedding(view[0]) for view in self.views]
+        known = [(view[0], self.bank.embedding(view[0])) for view in self.views] if views_known else []
 
         def work(bank: PairBank) -> None:
-            if views_known:
-                for view, embedding in zip(self.views, known, strict=True):
-                    bank.offer(view[0], 1, embedding)
+            for view, embedding in known:
+                bank.offer(view, 1, embedding)
             for explainer in explainers:
                 explainer(*self.views, bank=bank)
 

@@ -190,6 +190,25 @@ class PairBank:
                 self.chunk_size //= 2
                 log.warning("out of device memory: chunks of %d perturbed images from here on", self.chunk_size)
 
+    def rows_in_chunks(self, count: int, work: Callable[[int, int], Tensor]) -> Tensor:
+        """``(count, ...)``, at least one, of which ``work(start, stop)`` gives the rows of a chunk.
+
+        They go to one place, set aside with the first chunk: kept one by one they would cut up the memory that chunks
+        free and use again.
+        """
+        found: Tensor | None = None
+
+        def keep(start: int, stop: int) -> None:
+            nonlocal found
+            rows = work(start, stop)
+            if found is None:
+                found = rows.new_empty(count, *rows.shape[1:])
+            found[start:stop] = rows.view(stop - start, *found.shape[1:])  # one for each: none is spread over others
+
+        self.in_chunks(count, keep)
+        assert found is not None
+        return found
+
     @contextmanager
     def aside(self, model: TwoViewModel | None = None) -> Iterator["PairBank"]:
         """An empty bank for content that nobody will ask for again, or for another ``model``.
@@ -215,6 +234,8 @@ class PairBank:
         self._bytes = 0
 
     def _encode(self, perturbation: Perturbation, view: int) -> Tensor:
+        if len(perturbation) == 0:
+            return self._no_embeddings(perturbation, view)
         boxes = None if self.execution.incremental is False else windows_of(perturbation)
         cones: tuple[FastNetwork | None, Callable[[Tensor, Tensor], Tensor] | None] = (None, None)
 
@@ -235,18 +256,7 @@ class PairBank:
 
         if self._on_cpu():
             self._for_many(perturbation.image)  # here, so that nothing it needs for a moment is kept between chunks
-        found: Tensor | None = None
-
-        def keep(start: int, stop: int) -> None:
-            # In one place from the first chunk on: small tensors that stay would cut up the memory that large ones use.
-            nonlocal found
-            some = embeddings(start, stop)
-            if found is None:
-                found = some.new_empty(len(perturbation), *some.shape[1:])
-            found[start:stop] = some.view(stop - start, *found.shape[1:])  # a row for each: none is spread over others
-
-        self.in_chunks(len(perturbation), keep)
-        return self._no_embeddings(perturbation, view) if found is None else found
+        return self.rows_in_chunks(len(perturbation), embeddings)
 
     def _encoded(self, network: TwoViewModel, images: Tensor, view: int) -> Tensor:
         self.before_pass(len(images))

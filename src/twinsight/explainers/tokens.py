@@ -90,7 +90,7 @@ class TokenOcclusion(Explainer):
             rows = torch.arange(start, start + pair.bank.chunk_size).clamp(max=stop - 1)
             return self.model.embed_tokens(tokens[0, keep[rows].to(tokens.device)])[: stop - start]
 
-        return torch.cat(pair.bank.in_chunks(len(keep), embedded)).float()
+        return pair.bank.rows_in_chunks(len(keep), embedded).float()
 
     def _starts(self) -> list[int]:
         side, window, stride = self.model.layout.width, self.options["window"], self.options["stride"]
