@@ -57,6 +57,26 @@ def choose(page: Any, *explainers: str) -> None:
     page.keyboard.press("Escape")
 
 
+def open_options(page: Any, explainer: str) -> Any:
+    """The panel of an explainer's options, ready to be filled in.
+
+    Gradio goes on setting up fields after they can be seen, for some milliseconds or, on a busy machine, more, and
+    then forgets what was typed before. Nobody is as fast as that but Playwright.
+    """
+    page.get_by_text(f"Options of {explainer}").click()
+    panel = page.locator(f"#options-{explainer}")
+    panel.locator("input, textarea").first.wait_for()
+    panel.evaluate(
+        """(panel) => new Promise((done) => {
+          let timer;
+          const wait = () => { clearTimeout(timer); timer = setTimeout(done, 500) };
+          new MutationObserver(wait).observe(panel, { subtree: true, childList: true, attributes: true });
+          wait();
+        })"""
+    )
+    return panel
+
+
 def similarity(page: Any) -> str:
     return page.locator(".similarity strong").inner_text()
 
@@ -103,8 +123,7 @@ def test_changed_options_change_the_maps_and_the_link_brings_them_back(page, ser
     choose(page, "interaction_cam")
     page.click("#explain")
     before = cards(page, "interaction_cam")[0].locator("img.heatmap").first.get_attribute("src")
-    page.get_by_text("Options of interaction_cam").click()
-    page.locator("#interaction_cam-reduction input").click()
+    open_options(page, "interaction_cam").locator("#interaction_cam-reduction input").click()
     page.get_by_role("option", name="max", exact=True).click()
     page.click("#explain")
     page.wait_for_selector("text=Interaction-CAM (max)", timeout=180_000)
@@ -125,8 +144,7 @@ def test_changed_options_change_the_maps_and_the_link_brings_them_back(page, ser
 def test_cancel_stops_the_computing(page, served, photo):
     give(page, "photo1", photo)
     choose(page, "conditional_occlusion")
-    page.get_by_text("Options of conditional_occlusion").click()
-    page.locator("#conditional_occlusion-stride textarea, #conditional_occlusion-stride input").fill("1")
+    open_options(page, "conditional_occlusion").locator("#conditional_occlusion-stride textarea").fill("1")
     before = served.workshop.passes
     page.click("#score")
     until(lambda: served.workshop.passes > before)
@@ -156,8 +174,7 @@ def test_bad_files_and_values_are_refused_with_a_message(page, tmp_path, moose):
     visit(page, page.url)
     give(page, "photo1", moose)
     choose(page, "smoothgrad")
-    page.get_by_text("Options of smoothgrad").click()
-    page.locator("#smoothgrad-samples textarea, #smoothgrad-samples input").fill("many")
+    open_options(page, "smoothgrad").locator("#smoothgrad-samples textarea").fill("many")
     page.click("#explain")
     page.get_by_text("`explainer.samples` must be int").wait_for()
 
