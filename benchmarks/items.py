@@ -161,8 +161,7 @@ def items(setting: Setting) -> list[Item]:
 
 def chunked(setting: Setting, done: int, whole: int, groups: int) -> tuple[float, float]:
     """Images computed for ``groups`` times ``done`` and ``whole`` versions, chunks being filled up."""
-    chunk = setting.bank.chunk_size
-    return groups * chunk * -(-done // chunk), groups * chunk * -(-whole // chunk)
+    return groups * setting.bank.filled_up(done), groups * setting.bank.filled_up(whole)
 
 
 def by_windows(setting: Setting, *kinds: Callable[..., Explainer], incremental: bool | None = None) -> Work:

@@ -12,6 +12,7 @@ from toy import tiny_maps, tiny_model, tiny_pair
 from twinsight.engine import (
     BASELINES,
     CHUNK_SIZE,
+    Execution,
     NonFiniteEmbedding,
     PairBank,
     baseline_image,
@@ -61,7 +62,7 @@ def test_each_distinct_content_is_encoded_once():
     for _ in range(2):
         bank.perturbed(windows(first, 3))
         bank.perturbed(windows(first.clone(), 3))
-    assert sizes == [1, 1, CHUNK_SIZE]
+    assert sizes == [1, 1, CHUNK_SIZE // 4]
     assert bank.forwards == 2 + 3
 
 
@@ -158,13 +159,36 @@ def test_a_cleared_bank_forgets_embeddings_and_remembers_its_counter():
 
 @pytest.mark.parametrize("chunk_size", [1, 5, 32])
 @pytest.mark.parametrize("count", [0, 1, 5, 31, 32, 33, 64])
-def test_the_model_sees_whole_chunks_or_single_views_only(chunk_size, count):
+def test_the_model_sees_whole_chunks_what_holds_the_rest_or_single_views_only(chunk_size, count):
     model, (image,) = tiny_model(0), images()
     sizes, bank = recording(model), PairBank(model, chunk_size)
     bank.embedding(image)
     assert bank.perturbed(windows(image, count)).shape == (count, 8)
-    assert sizes == [1] + [chunk_size] * -(-count // chunk_size)
+    rest = {(5, 1): [1], (5, 31): [1], (5, 32): [2], (5, 33): [5], (5, 64): [5]}
+    rest |= {(32, 1): [1], (32, 5): [8], (32, 31): [32], (32, 33): [1]}
+    assert sizes == [1] + [chunk_size] * (count // chunk_size) + rest.get((chunk_size, count), [])
+    assert bank.filled_up(count) == sum(sizes[1:])
     assert bank.forwards == 1 + count
+
+
+def test_a_network_that_is_compiled_sees_chunks_of_one_size():
+    assert PairBank(tiny_model(0), 32, execution=Execution(compile=True)).filled_up(33) == 64
+
+
+def test_what_fails_in_either_layout_is_no_reason_to_leave_channels_last():
+    model, (image,) = tiny_model(0), images()
+    bank, layouts = PairBank(model), []
+
+    def look(module, inputs):
+        layouts.append(inputs[0].is_contiguous(memory_format=torch.channels_last))
+        if len(layouts) < 3:
+            raise RuntimeError("a hook of somebody's")
+
+    model.trunk.register_forward_pre_hook(look)
+    with pytest.raises(RuntimeError, match="a hook of somebody's"):
+        bank.embedding(image)
+    bank.embedding(image)
+    assert layouts == [True, False, True]
 
 
 def test_whole_explanations_and_metrics_see_whole_chunks_or_single_views_only():
@@ -173,7 +197,7 @@ def test_whole_explanations_and_metrics_see_whole_chunks_or_single_views_only():
     ConditionalOcclusion(model, window=9, stride=5)(*views, bank=bank)
     GradCAM(model)(*views, bank=bank)
     insertion_deletion(model, *views, *maps, points=30, bank=bank)
-    assert set(sizes) == {1, 20}
+    assert set(sizes) == {1, 10, 20}
 
 
 def test_padding_repeats_the_last_version_and_never_shows():
@@ -258,7 +282,7 @@ def test_chunks_are_halved_until_they_fit_and_stay_so(small_device, caplog):
     assert bank.forwards == 40  # what did not fit is not counted twice
     sizes.clear()
     bank.perturbed(windows(other, 20))
-    assert sizes == [8, 8, 8]
+    assert sizes == [8, 8, 4]
 
 
 def test_a_device_without_room_for_one_image_says_so(small_device):

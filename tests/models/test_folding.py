@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from toy import tiny_model, tiny_pair
 from twinsight.engine import PairBank, erased_windows
-from twinsight.models import TwoViewModel, folded, small_two_view, torchvision_resnet
+from twinsight.models import TwoViewModel, deviation, folded, fused, small_two_view, torchvision_resnet
 from twinsight.models.fused import FoldedConvolution, shifted
 from twinsight.models.packed import PackedLinear
 from twinsight.models.simclrv2 import Stage
@@ -325,6 +325,60 @@ def hooked(model):
 )
 def test_a_network_that_cannot_be_folded_safely_is_left_alone(build):
     model = build()
+    assert folded(model, images_for(model)) is None
+
+
+class Named(nn.Module):
+    """Layers with the names of functions that are folded, which they are not."""
+
+    def __init__(self):
+        super().__init__()
+        self.convolution, self.relu, self.add = nn.Conv2d(3, 4, 3), nn.ReLU6(), nn.Bilinear(30, 30, 30)
+
+    def forward(self, x):
+        y = self.relu(self.convolution(x))
+        return self.add(self.convolution(x), y)
+
+
+def test_a_layer_is_what_it_is_and_not_what_it_is_called():
+    torch.manual_seed(0)
+    model = TwoViewModel(Named(), input_size=32).eval()
+    fast = folded(model, images_for(model))
+    assert fast is not None
+    x = 100 * images_for(model)  # noise in [0, 1) does not reach 6
+    with torch.no_grad():
+        expected = model(x)
+        torch.testing.assert_close(fast(x), expected, rtol=1e-5, atol=1e-5)
+
+
+class Large(nn.Module):
+    """A head that asks its layer for more than its weights."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(1024, 1024)
+
+    def forward(self, x):
+        return self.layer(x.repeat(1, self.layer.in_features // x.shape[1]))
+
+
+def test_a_head_that_cannot_be_packed_leaves_the_trunk_folded():
+    torch.manual_seed(0)
+    model = TwoViewModel(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)), Large(), input_size=32).eval()
+    fast = folded(model, images_for(model))
+    assert fast is not None
+    assert fast.head is model.head
+    with torch.no_grad():
+        assert deviation(fast(images_for(model)), model(images_for(model))) < 1e-5
+
+
+def test_the_copy_of_a_network_with_small_answers_is_held_to_them(monkeypatch):
+    model = tiny_model(0)
+    with torch.no_grad():
+        model.head[-1].weight.mul_(1e-4)
+    assert folded(model, images_for(model)) is not None
+    plain = fused.FoldedConvolution.forward
+    monkeypatch.setattr(fused.FoldedConvolution, "forward", lambda self, *given: 1.01 * plain(self, *given))
     assert folded(model, images_for(model)) is None
 
 

@@ -217,13 +217,17 @@ def test_only_functions_can_be_metrics_of_a_cell(tiny):
 
 
 def test_a_measured_chunk_size_is_frozen_into_the_cell_and_found_again(tiny, monkeypatch):
-    measured = iter((8, 64))
+    measured = iter((8, 32, 64))
     monkeypatch.setattr("twinsight.study.engine.measured_chunk_size", lambda *given: next(measured))
     config = tiny(*GRADCAM, "engine.chunk_size=auto")
     first = plan(config).cells[0]
     assert config.engine.chunk_size == first.config["engine"]["chunk_size"] == first.identity["chunk_size"] == 8
     again = tiny(*GRADCAM, "engine.chunk_size=auto", f"paths.output_root={config.paths.output_root}")
     assert plan(again).cells[0].name == first.name
+    larger = tiny(
+        *GRADCAM, "engine.chunk_size=auto", "model.input_size=48", f"paths.output_root={config.paths.output_root}"
+    )
+    assert plan(larger).cells[0].identity["chunk_size"] == 32
     assert plan(tiny(*GRADCAM, "engine.chunk_size=auto")).cells[0].identity["chunk_size"] == 64
 
 

@@ -540,8 +540,8 @@ def test_the_forwards_of_a_pair_are_those_of_the_formula(tiny, forwards, protoco
     intervals, views, masked = 8, 2, 2
     paths = 4 * (intervals - 1)
     assert [row["forwards"] for row in rows(folder, "timings")] == [paths + views + ends + masked] * 3
-    # Each path of 7 fills one chunk; everything else goes through alone, but for the checks of the folded copy in twos.
-    assert sorted(size for size in forwards if size != 2) == [1] * 3 * (views + ends + masked) + [16] * 3 * 4
+    # Each path of 7 goes in half a chunk, everything else alone, but for checks of the folded copy in twos.
+    assert sorted(size for size in forwards if size != 2) == [1] * 3 * (views + ends + masked) + [8] * 3 * 4
 
 
 def test_the_forwards_of_an_occlusion_are_its_windows(tiny):
@@ -591,7 +591,7 @@ def test_memory_that_forces_a_smaller_chunk_is_said_in_the_records(tiny, monkeyp
         versions = perturbation.versions
 
         def limited(indices):
-            if len(indices) > 10:
+            if len(indices) > 5:
                 raise torch.OutOfMemoryError("CUDA out of memory")
             return versions(indices)
 
@@ -604,5 +604,5 @@ def test_memory_that_forces_a_smaller_chunk_is_said_in_the_records(tiny, monkeyp
     config = tiny(*GRADCAM, "data.limit=2")
     assert explain(config) == 0
     for row, whole in zip(rows(only_cell(config)), rows(only_cell(expected)), strict=True):
-        assert (row["chunk_size"], whole["chunk_size"]) == (8, 16)
+        assert (row["chunk_size"], whole["chunk_size"]) == (4, 16)
         assert row["ci"] == pytest.approx(whole["ci"], abs=1e-5)

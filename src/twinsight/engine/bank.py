@@ -31,9 +31,10 @@ class NonFiniteEmbedding(UserError):
 class PairBank:
     """Every view, and every perturbed version of a view, is encoded once per distinct content.
 
-    Whole views go through the network one at a time, perturbed versions in chunks of fixed size (the last one padded
-    by repeating its last image); all through a folded copy of it (:func:`twinsight.models.folded`) where that is safe,
-    in one memory layout: rounding then depends on the pair and the chunk size, never on the batch.
+    Whole views go through the network one at a time, perturbed versions in chunks of fixed size (the last one halved as
+    often as it still holds the rest, and filled up by repeating its last image); all through a folded copy of it
+    (:func:`twinsight.models.folded`) where that is safe, in one memory layout: rounding then depends on the pair and
+    the chunk size, never on the batch.
 
     Args:
         model: the network; its parameters must be frozen by the caller where that matters.
@@ -209,6 +210,17 @@ class PairBank:
         assert found is not None
         return found
 
+    def filled_up(self, count: int) -> int:
+        """Images that go through the network for ``count`` versions: whole chunks, and one halved as often as it may.
+
+        Few sizes, since rounding depends on them and kernels are laid out for each; one, where they are compiled.
+        """
+        chunks, rest = divmod(count, self.chunk_size)
+        size = self.chunk_size
+        while 0 < rest <= size // 2 and not self.execution.compile:
+            size //= 2
+        return chunks * self.chunk_size + (size if rest else 0)
+
     @contextmanager
     def aside(self, model: TwoViewModel | None = None) -> Iterator["PairBank"]:
         """An empty bank for content that nobody will ask for again, or for another ``model``.
@@ -242,17 +254,19 @@ class PairBank:
         def embeddings(start: int, stop: int) -> Tensor:
             nonlocal cones
             self.before_pass(stop - start)
-            # Filled up by repetition: every chunk has one size, because rounding depends on it.
-            indices = torch.arange(start, start + self.chunk_size).clamp(max=stop - 1)
+            indices = torch.arange(start, start + self.filled_up(stop - start)).clamp(max=stop - 1)  # by repetition
             versions = perturbation.versions(indices.to(perturbation.image.device))
             network = self._for_many(versions[0])
             if boxes is not None and cones[0] is not network:
-                cones = (network, network.by_cones(perturbation.outside, boxes))
+                with self.execution.products(perturbation.image.device):
+                    cones = (network, network.by_cones(perturbation.outside, boxes))
             by_cones = cones[1]
             if boxes is None or by_cones is None:
                 return self._laid_out(network, versions, view)[: stop - start]
-            features = by_cones(versions, boxes[indices])
-            return self.execution.run(network.network.embed, features, view)[: stop - start]
+            windows = boxes[indices]
+            return self.execution.run(
+                lambda x, view: network.network.embed(by_cones(x, windows), view), versions, view
+            )[: stop - start]
 
         if self._on_cpu():
             self._for_many(perturbation.image)  # here, so that nothing it needs for a moment is kept between chunks
@@ -301,12 +315,15 @@ class PairBank:
                 return self.execution.run(call, images.clone(memory_format=torch.channels_last), view)
             except torch.OutOfMemoryError:
                 raise
-            except RuntimeError:  # as of a network that calls view() on feature maps
-                self._channels_last = False
-        return self.execution.run(call, images.clone(memory_format=torch.contiguous_format), view)
+            except RuntimeError as error:  # as of a network that calls view() on feature maps
+                log.debug("channels-last: %s", error)
+        found = self.execution.run(call, images.clone(memory_format=torch.contiguous_format), view)
+        self._channels_last = False  # once that went well: what fails either way is not the layout's doing
+        return found
 
     def _no_embeddings(self, perturbation: Perturbation, view: int) -> Tensor:
-        return self.embedding(perturbation.image, view).new_empty(0, len(self.embedding(perturbation.image, view)))
+        whole = self.embedding(perturbation.image, view)
+        return whole.new_empty(0, len(whole))
 
     def _on_cpu(self) -> bool:
         return device_of(self.model).type == "cpu"

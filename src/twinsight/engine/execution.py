@@ -15,13 +15,16 @@ from twinsight.engine.perturbations import erased_windows
 from twinsight.errors import UserError, unknown
 from twinsight.models import (
     FOLDED_COPY,
+    TOLERANCE,
     FoldedConvolution,
     State,
     TwoViewModel,
+    deviation,
     device_of,
     evaluating,
     folded,
     full_precision,
+    ways_of,
 )
 
 log = logging.getLogger(__name__)
@@ -196,13 +199,14 @@ class FastNetwork:
         try:
             cones = Incremental(trunk, noise[0], valid)
             expected = trunk(versions)
-            error = float((cones(versions, boxes) - expected).abs().max())
-            if not error <= 1e-5 * max(1.0, float(expected.abs().max())):
+            error = deviation(cones(versions, boxes), expected)
+            if error > TOLERANCE:
                 raise RuntimeError(f"off by {error:.1e}")
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # as for compilers: networks are not ours
-            log.warning("engine.incremental: whole passes instead (%s: %s)", type(error).__name__, error)
+            level = logging.DEBUG if self._only_where_it_pays else logging.WARNING
+            log.log(level, "engine.incremental: whole passes instead (%s: %s)", type(error).__name__, error)
             return False
         worthwhile = cones.pays or not self._only_where_it_pays
         if worthwhile:
@@ -215,13 +219,12 @@ class FastNetwork:
         try:
             compiled = torch.compile(self.network, dynamic=False, mode=mode)
             with torch.no_grad():
-                for view in (1,) if model.symmetric else (1, 2):
+                for view in ways_of(model):
                     laid_out = trial.clone(memory_format=torch.channels_last)
                     found = full_precision(execution.run(compiled, laid_out, view))
                     expected = full_precision(execution.run(model, trial[:2].clone(), view))
-                    error = float((found[:2] - expected).abs().max())
-                    bound = 1e-5 if execution.precision == "fp32" else 5e-2
-                    if not error <= bound * max(1.0, float(expected.abs().max())):
+                    error = deviation(found[:2], expected)
+                    if error > (TOLERANCE if execution.precision == "fp32" else 5e-2):
                         raise RuntimeError(f"the compiled network is off by {error:.1e}")
         except torch.OutOfMemoryError:
             raise

@@ -12,16 +12,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.fx.node import map_aggregate
 from torch.nn import functional as F
 
 from twinsight.engine.perturbations import Perturbation
-from twinsight.models import FoldedConvolution
+from twinsight.models import FoldedConvolution, is_relu
 
 DENSE_FROM = 0.9
 """Share of the side of a feature map from which a cone is not worth cutting out."""
 CUTTING = 2e7
 """Multiplications that are done in the time it takes to cut out and paste the cone of one image, on two cores."""
-_RELUS = (F.relu, torch.relu, "relu")
 
 
 @dataclass
@@ -175,17 +175,15 @@ class _Walker(fx.Interpreter):
         if n.op == "output":
             return super().run_node(n)
         arguments, keywords = self.fetch_args_kwargs_from_env(n)
-        if not any(isinstance(each, Cone) for each in arguments):
-            return super().run_node(n)
         found = self._on_cones(n, arguments)
         if found is not None:
             return found
-        whole = tuple(each.whole() if isinstance(each, Cone) else each for each in arguments)
-        return getattr(self, n.op)(n.target, whole, keywords)
+        whole: Any = map_aggregate((arguments, keywords), lambda each: each.whole() if isinstance(each, Cone) else each)
+        return getattr(self, n.op)(n.target, *whole)
 
     def _on_cones(self, n: fx.Node, arguments: Sequence[Any]) -> Cone | None:
         """What a node gives on cones; None where it cannot, or it would not pay."""
-        first, around = arguments[0], self._around[n]
+        first, around = (*arguments, None)[0], self._around[n]
         if not (isinstance(first, Cone) and isinstance(around, Tensor) and around.ndim == 4):
             return None
         if max(mine / whole for mine, whole in zip(first.size, first.around.shape[-2:], strict=True)) > DENSE_FROM:
@@ -198,7 +196,7 @@ class _Walker(fx.Interpreter):
             corners, size = reach.outputs(first, around)
             seen = first.cut(*reach.inputs(corners, size), outside=-math.inf)
             return Cone(F.max_pool2d(seen, module.kernel_size, module.stride), corners, around)
-        if isinstance(module, nn.ReLU) or n.target in _RELUS:
+        if is_relu(n, module):
             return Cone(F.relu(first.values), first.corners, around)
         return None
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from twinsight.errors import NotApplicable, unknown
-from twinsight.models import TwoViewModel, evaluating
+from twinsight.models import TwoViewModel, evaluating, ways_of
 
 Guided = Literal["none", "modules", "all"]
 GUIDED = ("none", "modules", "all")
@@ -61,7 +61,7 @@ def check_guided(model: TwoViewModel, guided: Guided) -> None:
         return
     image = model.probe()
     with evaluating(model), torch.inference_mode(False), torch.no_grad(), _Guide(model, guided) as guide:
-        for view in (1,) if model.symmetric else (1, 2):
+        for view in ways_of(model):
             model(image.clone(), view)
     if guide.others:
         names = ", ".join(sorted(guide.others))

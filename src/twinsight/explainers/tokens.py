@@ -86,8 +86,7 @@ class TokenOcclusion(Explainer):
         def embedded(start: int, stop: int) -> Tensor:
             pair.bank.before_pass(stop - start)
             pair.bank.forwards += stop - start
-            # Filled up by repetition: every chunk has one size, because rounding depends on it.
-            rows = torch.arange(start, start + pair.bank.chunk_size).clamp(max=stop - 1)
+            rows = torch.arange(start, start + pair.bank.filled_up(stop - start)).clamp(max=stop - 1)  # by repetition
             return self.model.embed_tokens(tokens[0, keep[rows].to(tokens.device)])[: stop - start]
 
         return pair.bank.rows_in_chunks(len(keep), embedded).float()

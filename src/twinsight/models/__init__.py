@@ -1,7 +1,7 @@
 """What is explained: the two-view model, architectures, trained weights."""
 
 from twinsight.models.dino import DINOHead, StudentTeacher, dino_model
-from twinsight.models.folding import folded
+from twinsight.models.folding import TOLERANCE, deviation, folded, is_relu
 from twinsight.models.fused import FoldedConvolution, keeping_nan, shifted
 from twinsight.models.hooked import HookedModel
 from twinsight.models.modes import evaluating
@@ -22,10 +22,19 @@ from twinsight.models.small_resnet import SmallResNet, projection_head
 from twinsight.models.ssl_checkpoints import LoadReport, build_head, checkpoint_model, fill_network
 from twinsight.models.state import State
 from twinsight.models.torchvision_resnet import torchvision_resnet
-from twinsight.models.two_view import FOLDED_COPY, AveragePool, MaxPool, TwoViewModel, device_of, full_precision
+from twinsight.models.two_view import (
+    FOLDED_COPY,
+    AveragePool,
+    MaxPool,
+    TwoViewModel,
+    device_of,
+    full_precision,
+    ways_of,
+)
 
 __all__ = [
     "FOLDED_COPY",
+    "TOLERANCE",
     "AveragePool",
     "DINOHead",
     "FoldedConvolution",
@@ -42,6 +51,7 @@ __all__ = [
     "build_head",
     "build_model",
     "checkpoint_model",
+    "deviation",
     "device_of",
     "dino_model",
     "evaluating",
@@ -50,6 +60,7 @@ __all__ = [
     "from_module",
     "full_precision",
     "huggingface_model",
+    "is_relu",
     "keeping_nan",
     "load_model",
     "projection_head",
@@ -63,5 +74,6 @@ __all__ = [
     "timm_model",
     "torchvision_model",
     "torchvision_resnet",
+    "ways_of",
     "weights_digest",
 ]

@@ -5,6 +5,7 @@ What is folded is a copy that shares every module that did not change; the netwo
 
 import copy
 import logging
+import math
 import operator
 from collections.abc import Mapping
 from typing import Any
@@ -16,14 +17,15 @@ from torch.nn import functional as F
 from twinsight.models.fused import FoldedConvolution, fused_kernels
 from twinsight.models.packed import PackedLinear
 from twinsight.models.state import watched_or_training
-from twinsight.models.two_view import TwoViewModel
+from twinsight.models.two_view import TwoViewModel, ways_of
 
 log = logging.getLogger(__name__)
 
 TOLERANCE = 1e-5
-"""Largest deviation of an embedding from the network's own, relative to its largest value or to 1."""
+"""Largest deviation of an embedding from the network's own, relative to its largest value."""
 _MANY_WEIGHTS = 2**20
 _RELUS = (F.relu, torch.relu, torch.relu_, "relu", "relu_")
+"""Functions, and methods of tensors."""
 _SUMS = (operator.add, torch.add, "add")
 _SUMS_IN_PLACE = (operator.iadd, "add_")
 
@@ -59,21 +61,17 @@ def folded(model: TwoViewModel, images: Tensor, fuse: bool = True) -> TwoViewMod
     if any((weight.dtype, weight.device) != (images.dtype, images.device) for weight in weights):
         return None
     trial = torch.rand((2, *images.shape[1:]), generator=torch.Generator().manual_seed(0)).to(images)
-    views = (1,) if model.symmetric else (1, 2)
     try:
         with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
             fast = _copied(model)
-            if not all(_agree(model, fast, trial, view) for view in views):
+            if not _agree(model, fast, trial):
                 return None
             if not (fuse and images.device.type == "cpu" and images.dtype == torch.float32 and fused_kernels()):
                 return fast
             for module in fast.modules():
                 if isinstance(module, FoldedConvolution):
                     module.pack(len(images))
-            if not all(_agree(model, fast, trial, view) for view in views):
-                return None
-            packed: Any = _with_packed_linears(fast, len(images))
-            return packed if packed is not fast and all(_agree(model, packed, trial, view) for view in views) else fast
+            return _with_packed_head(model, fast, trial, len(images)) if _agree(model, fast, trial) else None
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # tracing runs code of others, which may raise whatever it likes
@@ -81,11 +79,25 @@ def folded(model: TwoViewModel, images: Tensor, fuse: bool = True) -> TwoViewMod
         return None
 
 
-def _agree(model: TwoViewModel, fast: TwoViewModel, trial: Tensor, view: int) -> bool:
-    expected = model(trial.clone(), view)
-    found = fast(trial.clone(memory_format=torch.channels_last), view)
-    bound = TOLERANCE * max(1.0, float(expected.abs().max()))
-    return found.shape == expected.shape and bool((found - expected).abs().max() <= bound)  # False for NaN
+def _agree(model: TwoViewModel, fast: TwoViewModel, trial: Tensor) -> bool:
+    return all(
+        deviation(fast(trial.clone(memory_format=torch.channels_last), view), model(trial.clone(), view)) <= TOLERANCE
+        for view in ways_of(model)
+    )
+
+
+def deviation(found: Tensor, expected: Tensor) -> float:
+    """Largest difference of two tensors over the largest value of ``expected``; infinity where they do not compare.
+
+    >>> deviation(torch.tensor([1.0, 3.0]), torch.tensor([1.0, 4.0])), deviation(torch.ones(1), torch.ones(2))
+    (0.25, inf)
+    """
+    if found.shape != expected.shape:
+        return math.inf
+    error, largest = float((found - expected).abs().max()), float(expected.abs().max())
+    if math.isnan(error):
+        return math.inf
+    return error / largest if error else 0.0
 
 
 def _copied(model: TwoViewModel) -> TwoViewModel:
@@ -110,6 +122,18 @@ def _part(part: nn.Module | None) -> nn.Module | None:
     traced.delete_all_unused_submodules()
     traced.recompile()
     return traced
+
+
+def _with_packed_head(model: TwoViewModel, fast: TwoViewModel, trial: Tensor, count: int) -> TwoViewModel:
+    """``fast`` with large linear layers packed too, where that is right."""
+    packed: Any = _with_packed_linears(fast, count)
+    try:
+        return packed if packed is not fast and _agree(model, packed, trial) else fast
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # of a head that asks its layers for more than their weights
+        log.debug("linear layers are not packed: %s: %s", type(error).__name__, error)
+        return fast
 
 
 def _with_packed_linears(module: nn.Module | None, count: int) -> nn.Module | None:
@@ -139,7 +163,7 @@ def _fold(
     if after is not None and (summand := _summand(after, replaced[-1])) is not None:
         replaced.append(after)
         after = _only_user(after)
-    if after is not None and (isinstance(_module(after, modules), nn.ReLU) or after.target in _RELUS):
+    if after is not None and is_relu(after, _module(after, modules)):
         replaced.append(after)
         relu = True
     traced.add_module(name, FoldedConvolution(convolution, norm, relu))  # type: ignore[arg-type]
@@ -171,6 +195,11 @@ def _module(node: fx.Node, modules: Mapping[str, nn.Module]) -> nn.Module | None
     return modules.get(str(node.target)) if node.op == "call_module" else None
 
 
+def is_relu(node: fx.Node, module: nn.Module | None) -> bool:
+    """Whether a node is a ReLU; ``module`` is what it calls, where it calls one, by whatever name."""
+    return isinstance(module, nn.ReLU) if node.op == "call_module" else node.target in _RELUS
+
+
 def _only_user(node: fx.Node) -> fx.Node | None:
     return next(iter(node.users)) if len(node.users) == 1 else None
 
@@ -186,7 +215,8 @@ def _is_fixed_norm(module: nn.Module | None) -> bool:
 def _summand(node: fx.Node, mine: fx.Node) -> fx.Node | None:
     """The other summand where ``node`` adds one tensor to ``mine`` and overwrites nothing else."""
     in_place = node.target in _SUMS_IN_PLACE
-    if not (in_place or node.target in _SUMS) or len(node.args) != 2 or node.kwargs:
+    sums = node.op != "call_module" and (in_place or node.target in _SUMS)
+    if not sums or len(node.args) != 2 or node.kwargs:
         return None
     if in_place and node.args[0] is not mine:
         return None

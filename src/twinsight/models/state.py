@@ -57,7 +57,7 @@ class State:
         self._told: list[Any] = []
         if closely:
             told = [item for each in modules for item in vars(each).items() if item[0] not in _NOT_TOLD]
-            sums = [_some_rows(each).sum(dtype=torch.float64) for each in tensors]
+            sums = [_sum_of_some_rows(each) for each in tensors]
             # Brought over together: a GPU is waited for once.
             values = torch.stack([each.to(sums[0].device) for each in sums]).tolist() if sums else []
             self._closely = repr(values), [name for name, _ in told]
@@ -75,6 +75,7 @@ def _same(some: Sequence[Any], others: Sequence[Any]) -> bool:
     return len(some) == len(others) and all(one is other for one, other in zip(some, others, strict=True))
 
 
-def _some_rows(tensor: Tensor) -> Tensor:
+def _sum_of_some_rows(tensor: Tensor) -> Tensor:
     tensor = tensor.detach()
-    return tensor[:: max(1, len(tensor) // 8)] if tensor.dim() > 1 else tensor
+    rows = tensor[:: max(1, len(tensor) // 8)] if tensor.dim() > 1 else tensor
+    return rows.sum(dtype=torch.float32 if tensor.device.type == "mps" else torch.float64)  # which Apple's GPUs lack

@@ -193,6 +193,11 @@ class TwoViewModel(nn.Module, metaclass=_CheckedWhenBuilt):
         return f"forward(x, view={view}) differs from embed(features(x)): make them the same path"
 
 
+def ways_of(model: TwoViewModel) -> tuple[int, ...]:
+    """A view for each way through the network."""
+    return (1,) if model.symmetric else (1, 2)
+
+
 def device_of(model: nn.Module) -> torch.device:
     """Where the parameters of ``model`` are; the CPU for one without.
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from twinsight.explainers import Explainer
 
-RESULT_VERSION = 7
+RESULT_VERSION = 8
 """Raised when a change of the code changes results; part of every cell's hash."""
 
 Metric = Callable[..., Any]

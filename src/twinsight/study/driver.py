@@ -24,10 +24,11 @@ from rich.console import Console
 from rich.progress import Progress
 
 from twinsight.config import conf_folder, register_schema
-from twinsight.engine import forwards_per_second
+from twinsight.engine import Execution, forwards_per_second
 from twinsight.exits import INTERRUPTED, TERMINATED
 from twinsight.study.children import run_in_child, warm_up
 from twinsight.study.dashboard import dashboards
+from twinsight.study.engine import execution_of
 from twinsight.study.job import Order, has_work, run_job
 from twinsight.study.locks import Observer
 from twinsight.study.planner import Planner
@@ -300,14 +301,16 @@ def dry_run(words: Sequence[str]) -> list[str]:
 def speeds(configs: Mapping[str, Any]) -> dict[str, float]:
     """Image forwards a second of the models of frozen configurations, by the cell's name, measured on some chunks."""
     planner = Planner()
-    found: dict[int, float] = {}
+    found: dict[tuple[int, int, Execution], float] = {}
     speeds = {}
     for name, content in configs.items():
         config = DictConfig(content)
         model = planner.model(config)
-        if id(model) not in found:
-            found[id(model)] = forwards_per_second(model, config.engine.chunk_size)
-        speeds[name] = found[id(model)]
+        chunk, execution = config.engine.chunk_size, execution_of(config)
+        key = (id(model), chunk, execution)
+        if key not in found:
+            found[key] = forwards_per_second(model, chunk, execution)
+        speeds[name] = found[key]
     return speeds
 
 

@@ -51,7 +51,7 @@ def fix_chunk_size(config: DictConfig, model: TwoViewModel, measure: bool = True
     on_gpu = torch.cuda.is_available() and config.trainer.get("accelerator", "auto") in ("auto", "gpu", "cuda")
     device = torch.device("cuda" if on_gpu else "cpu")
     machine = torch.cuda.get_device_name() if on_gpu else f"{platform.machine()}, {torch.get_num_threads()} threads"
-    key = f"{machine} / {execution} / {weights_digest(model)[:16]}"
+    key = f"{machine} / {execution} / {model.input_size} pixels / {weights_digest(model)[:16]}"
     path = Path(config.paths.output_root) / "chunk_sizes.json"
     measured: dict[str, int] = json.loads(path.read_text()) if path.exists() else {}
     if key not in measured and not measure:
