@@ -20,7 +20,7 @@ from pathlib import Path
 
 CPUS = 6  # that Slurm believes in: jobs of tests wait more than they compute
 _DAEMONS = ("munged", "slurmctld", "slurmd")
-_TIMEOUT = 60.0
+_TIMEOUT = 300.0
 
 CONFIG = """
 ClusterName=tests

@@ -333,7 +333,7 @@ def test_a_signal_inside_lightnings_loop_sets_the_exit_code(call_task, number, c
 
 def test_bad_input_exits_with_two_from_the_shell(tmp_path):
     process = spawn("explainer=grad_cam", cwd=tmp_path)
-    _, error = process.communicate(timeout=60)
+    _, error = process.communicate(timeout=300)
     assert process.returncode == 2
     assert error.startswith("error: unknown explainer 'grad_cam'")
     assert not list(tmp_path.iterdir())  # nothing was begun
@@ -343,7 +343,7 @@ def test_fonts_embedded_in_a_figure_are_not_talked_of(tmp_path):
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
     words = ["task._target_=test_command_line.draw_for_print", f"paths.output_root={tmp_path}"]
     process = spawn(*words, cwd=tmp_path, env=environment)
-    assert process.communicate(timeout=120)[1] == ""
+    assert process.communicate(timeout=300)[1] == ""
     assert process.returncode == 0
     assert (tmp_path / "figure.pdf").exists()
 
@@ -352,7 +352,7 @@ def test_help_piped_to_a_reader_that_stops_ends_quietly():
     process = spawn("--help")
     process.stdout.close()
     error = process.stderr.read()
-    assert process.wait(timeout=60) == 0
+    assert process.wait(timeout=300) == 0
     assert error == ""
 
 

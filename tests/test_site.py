@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from documents import ROOT
+from toy_app import patient
 
 pytestmark = pytest.mark.browser
 NOTEBOOKS = sorted((ROOT / "docs" / "howto").glob("*.ipynb"))
@@ -53,9 +54,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 @pytest.fixture
 def page(browser: Any, site: Site) -> Iterator[Any]:
     """A page to open others in; at the end, that nothing was missing, complained of, or asked of another host."""
-    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    context = patient(browser.new_context(viewport={"width": 1280, "height": 900}))
     opened = context.new_page()
-    opened.set_default_timeout(120_000)
     asked, wrong = [], []
     context.on("request", lambda request: asked.append(request.url))
     context.on("response", lambda response: wrong.append(response.url) if response.status >= 400 else None)

@@ -1,4 +1,4 @@
-"""What tests of the app hand around."""
+"""What tests in a browser hand around."""
 
 from typing import Any, NamedTuple
 
@@ -8,3 +8,9 @@ class Served(NamedTuple):
 
     address: str
     workshop: Any
+
+
+def patient(opened: Any) -> Any:
+    """A page or a context of Playwright's, which waits as long as a busy machine may take."""
+    opened.set_default_timeout(120_000)
+    return opened

@@ -153,10 +153,15 @@ class TurnsCtrlC(Explainer):
 
 
 class Slow(LaFAM):
-    """LaFAM that takes ``TOY_SECONDS`` of the environment for each pair, which are no part of its identity."""
+    """LaFAM that takes ``TOY_SECONDS`` for each pair, less once there is a file ``TOY_UNTIL``.
+
+    Both of the environment, and no part of its identity.
+    """
 
     def explain(self, pair: Pair) -> tuple[Tensor, Tensor]:
-        time.sleep(float(os.environ.get("TOY_SECONDS", "0")))
+        end = time.monotonic() + float(os.environ.get("TOY_SECONDS", "0"))
+        while (left := end - time.monotonic()) > 0 and not Path(os.environ.get("TOY_UNTIL", "never")).exists():
+            time.sleep(min(left, 0.1))
         return super().explain(pair)
 
 

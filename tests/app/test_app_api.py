@@ -92,7 +92,7 @@ def test_the_work_of_a_user_who_leaves_stops(served, photo):
     index = endpoint(served.address)
     queue = f"{served.address}gradio_api/queue"
     before = served.workshop.passes
-    with httpx.Client() as http:
+    with httpx.Client(timeout=60) as http:
         http.post(f"{queue}/join", json={**call, "fn_index": index, "session_hash": "leaves"}).raise_for_status()
         with http.stream("GET", f"{queue}/data?session_hash=leaves", timeout=60) as stream:
             for _ in stream.iter_lines():
@@ -129,26 +129,26 @@ def test_no_file_of_the_server_and_no_address_can_be_named(served, tmp_path):
         assert "event: error" in answer, path
         assert "explanations" not in answer
     for path in (secret, Path("/etc/passwd"), Path("pyproject.toml").resolve()):
-        assert httpx.get(f"{served.address}gradio_api/file={path}").status_code in (403, 404)
+        assert httpx.get(f"{served.address}gradio_api/file={path}", timeout=60).status_code in (403, 404)
 
 
 def test_uploads_beyond_the_limit_are_refused(served):
     files = {"files": ("large.png", bytes(20_000_001))}
-    assert httpx.post(f"{served.address}gradio_api/upload", files=files).status_code == 413
+    assert httpx.post(f"{served.address}gradio_api/upload", files=files, timeout=60).status_code == 413
 
 
 def called(address: str, photo: dict[str, Any]) -> str:
     data = [photo, None, "demo_simclr", ["gradcam"], {}, False, "simclr", 0, 224, "sound"]
-    event = httpx.post(f"{address}gradio_api/call/explain", json={"data": data}).json()["event_id"]
+    event = httpx.post(f"{address}gradio_api/call/explain", json={"data": data}, timeout=60).json()["event_id"]
     return httpx.get(f"{address}gradio_api/call/explain/{event}", timeout=60).text
 
 
 def uploaded(address: str, photo: Path) -> dict[str, Any]:
     files = {"files": (photo.name, photo.read_bytes())}
-    (path,) = httpx.post(f"{address}gradio_api/upload", files=files).json()
+    (path,) = httpx.post(f"{address}gradio_api/upload", files=files, timeout=60).json()
     return {"path": path, "meta": {"_type": "gradio.FileData"}}
 
 
 def endpoint(address: str) -> int:
-    dependencies = httpx.get(f"{address}config").json()["dependencies"]
+    dependencies = httpx.get(f"{address}config", timeout=60).json()["dependencies"]
     return next(each["id"] for each in dependencies if each["api_name"] == "explain")

@@ -41,10 +41,10 @@ def started(*words: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
 )
 def test_it_serves_the_page_until_it_is_told_to_stop(number, code):
     with started("--port", "0") as (process, address):
-        assert "twinsight" in httpx.get(address).text
-        assert "/explain" in httpx.get(f"{address}gradio_api/info").json()["named_endpoints"]
+        assert "twinsight" in httpx.get(address, timeout=60).text
+        assert "/explain" in httpx.get(f"{address}gradio_api/info", timeout=60).json()["named_endpoints"]
         process.send_signal(number)
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=300)
         assert process.returncode == code
         assert "Traceback" not in errors
         with pytest.raises(httpx.ConnectError):

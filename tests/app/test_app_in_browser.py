@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from test_app_api import stands_still, until
 
+from toy_app import patient
 from twinsight.app.photos import demo_photos
 
 pytestmark = pytest.mark.browser
@@ -16,7 +17,7 @@ pytestmark = pytest.mark.browser
 @pytest.fixture
 def page(browser: Any, served: Any) -> Iterator[Any]:
     """The app, open; at the end, that nothing was complained of and nothing was asked of another host."""
-    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    context = patient(browser.new_context(viewport={"width": 1280, "height": 900}))
     opened = context.new_page()
     opened.complaints, opened.asked = [], []
     opened.on("pageerror", lambda error: opened.complaints.append(str(error)))
@@ -130,8 +131,8 @@ def test_changed_options_change_the_maps_and_the_link_brings_them_back(page, ser
     (card,) = cards(page, "interaction_cam")
     after = card.locator("img.heatmap").first.get_attribute("src")
     assert after != before
-    until(lambda: "interaction_cam.reduction=max" in page.url, 5)
-    context = browser.new_context()
+    page.wait_for_url(re.compile(r"interaction_cam\.reduction=max"))
+    context = patient(browser.new_context())
     other = context.new_page()
     visit(other, page.url)
     other.wait_for_selector("#photo1 img")
@@ -160,7 +161,8 @@ def test_cancel_stops_the_computing(page, served, photo):
 def test_bad_files_and_values_are_refused_with_a_message(page, tmp_path, moose):
     text = tmp_path / "text.png"
     text.write_text("no photo")
-    page.set_input_files("#photo1 input[type=file]", text)
+    with page.expect_response(lambda answer: "/upload" in answer.url and answer.request.method == "POST"):
+        page.set_input_files("#photo1 input[type=file]", text)
     page.wait_for_timeout(1000)
     page.click("#explain")
     page.get_by_text("text.png is no image").wait_for()
@@ -181,7 +183,7 @@ def test_bad_files_and_values_are_refused_with_a_message(page, tmp_path, moose):
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_a_narrow_screen_shows_everything_without_scrolling_sideways(browser, served, theme):
-    context = browser.new_context(viewport={"width": 400, "height": 800})
+    context = patient(browser.new_context(viewport={"width": 400, "height": 800}))
     page = context.new_page()
     visit(page, f"{served.address}?__theme={theme}&photo={next(iter(demo_photos()))}&explainers=gradcam")
     page.wait_for_selector("#photo1 img")

@@ -191,6 +191,7 @@ def test_a_clock_that_runs_back_changes_nothing(tiny, undisturbed, flushing, clo
 
 
 def test_no_clock_on_the_wall_takes_a_lock_from_who_holds_it(tmp_path, clock_runs_back, monkeypatch):
+    monkeypatch.setattr("twinsight.study.locks.BEAT_SECONDS", 3600)  # nothing but the clock moves
     elapsed = [0.0]
     held, observer = Lock(tmp_path), Observer(clock=lambda: elapsed[0])
     assert held.take()
@@ -211,13 +212,17 @@ def test_no_clock_on_the_wall_takes_a_lock_from_who_holds_it(tmp_path, clock_run
 # Processes
 
 
-def test_a_killed_process_that_reads_photos_is_one_clear_error_and_nothing_finished_is_lost(tiny, undisturbed):
+def test_a_killed_process_that_reads_photos_is_one_clear_error_and_nothing_finished_is_lost(
+    tiny, undisturbed, monkeypatch
+):
+    # PyTorch listens for the end of children from the first loader of a process on, Lightning to the end of a run.
+    monkeypatch.setattr("torch.utils.data._utils.signal_handling._SIGCHLD_handler_set", False)
     config = tiny(GRADCAM, "loader.num_workers=1")
 
     def kill():
         (worker,) = multiprocessing.active_children()
         os.kill(worker.pid, signal.SIGKILL)
-        time.sleep(1)
+        time.sleep(60)  # whoever hears of it raises out of here
 
     with before(3, kill), pytest.raises(RuntimeError) as raised:
         explain(config)

@@ -68,7 +68,7 @@ def test_who_is_logged_out_half_way_keeps_the_run_on_disk_and_loses_no_record(ti
 
 def test_a_key_that_is_no_longer_known_keeps_the_run_on_disk(tiny, caplog, monkeypatch):
     monkeypatch.setenv("WANDB_API_KEY", KEY)
-    config = tiny("explainer=gradcam", *WANDB, "logger.wandb.mode=online", "logger.wandb.upload_seconds=20")
+    config = tiny("explainer=gradcam", *WANDB, "logger.wandb.mode=online", "logger.wandb.upload_seconds=120")
     with forgetful_server() as (url, asked), caplog.at_level("INFO"):
         monkeypatch.setenv("WANDB_BASE_URL", url)
         assert explain(config) == 0

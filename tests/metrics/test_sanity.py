@@ -234,6 +234,7 @@ def test_predictors_come_before_the_head_and_loose_parameters_are_drawn_with_the
     class Tokens(nn.Module):
         def __init__(self):
             super().__init__()
+            torch.manual_seed(0)
             self.position = nn.Parameter(5 + 0.1 * torch.randn(64, 64))
             self.layer = nn.Conv2d(3, 4, 3)
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from toy_app import patient
 from toy_study import EXPLAINERS, explainer, write_study
 from twinsight.report.command import main
 
@@ -27,7 +28,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def page(browser: Any, report: Path) -> Iterator[Any]:
     """The report, open; at the end, that nothing was complained of and nothing was asked of a network."""
-    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    context = patient(browser.new_context(viewport={"width": 1280, "height": 900}))
     opened = context.new_page()
     opened.complaints, opened.asked = [], []
     opened.on("console", lambda message: opened.complaints.append(message.text))
@@ -45,7 +46,7 @@ def page(browser: Any, report: Path) -> Iterator[Any]:
 
 def until(page: Any, expression: str) -> None:
     """Wait for an expression to be true; the page's policy forbids Playwright's own way."""
-    for _ in range(200):
+    for _ in range(2400):
         if page.evaluate(expression):
             return
         page.wait_for_timeout(25)
@@ -212,7 +213,7 @@ def test_full_maps_are_loaded_from_beside_the_page_when_asked_for(page):
 def test_a_page_that_was_sent_without_its_folder_says_what_is_missing(browser, report, tmp_path):
     alone = tmp_path / "report.html"
     alone.write_bytes(report.read_bytes())
-    page = browser.new_page()
+    page = patient(browser.new_page())
     page.goto(alone.as_uri())
     page.wait_for_selector("#cards canvas")
     page.get_by_label("Full resolution").check()
@@ -244,7 +245,7 @@ def test_the_other_model_is_shown_in_charts_and_gallery_together(page):
 def test_dark_and_light_follow_the_system_until_chosen(browser, report):
     seen = {}
     for scheme in ("light", "dark"):
-        page = browser.new_page(color_scheme=scheme)
+        page = patient(browser.new_page(color_scheme=scheme))
         page.goto(report.as_uri())
         page.wait_for_selector("html[data-ready=true]")
         ground = "getComputedStyle(document.body).backgroundColor"
@@ -258,7 +259,7 @@ def test_dark_and_light_follow_the_system_until_chosen(browser, report):
 
 @pytest.mark.parametrize("width", [400, 1280])
 def test_nothing_is_wider_than_the_window(browser, report, width):
-    page = browser.new_page(viewport={"width": width, "height": 900})
+    page = patient(browser.new_page(viewport={"width": width, "height": 900}))
     page.goto(report.as_uri())
     page.wait_for_selector("#cards canvas")
     page.wait_for_timeout(300)

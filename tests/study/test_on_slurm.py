@@ -80,7 +80,9 @@ def test_a_cell_on_two_ranks_has_the_records_of_one(tmp_path, photos, plain):
 @pytest.mark.slurm
 def test_jobs_that_are_requeued_signalled_or_killed_lose_nothing(tmp_path, photos, slow):
     """Three slow cells: one requeued by hand, one told that time is up, one killed."""
-    output = ended(typed(*words(tmp_path, photos, *SLOW, *ON_SLURM, "seed=0,1,2"), TOY_SECONDS=5))
+    struck = tmp_path / "struck"  # until then cells take so long that all three are midway
+    given = {"TOY_SECONDS": 15, "TOY_UNTIL": struck}
+    output = ended(typed(*words(tmp_path, photos, *SLOW, *ON_SLURM, "seed=0,1,2"), **given))
     assert "look how it goes: twinsight study status" in output  # and the terminal is free again
     study = Study.open(tmp_path, "typed")
     numbers = submitted(study)
@@ -89,6 +91,7 @@ def test_jobs_that_are_requeued_signalled_or_killed_lose_nothing(tmp_path, photo
     subprocess.run(["scontrol", "requeue", numbers[0]], check=True)
     subprocess.run(["scancel", "--signal=USR2", numbers[1]], check=True)
     os.kill(pids[2], signal.SIGKILL)
+    struck.touch()
     output = ended(waiting, code=1)
     assert "3 jobs are in Slurm's queue already" in output
     states = [cell.status()["state"] for cell in study.cells]

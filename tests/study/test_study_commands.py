@@ -85,7 +85,7 @@ def test_a_signal_ends_a_study_in_order_and_it_goes_on_later(tmp_path, photos, n
         assert time.monotonic() < deadline
         time.sleep(0.05)
     process.send_signal(number)
-    ended(process, code, timeout=60)
+    ended(process, code, timeout=300)
     study = Study.open(tmp_path, "typed")
     assert set(states(study)) <= {"interrupted", "planned", "done"}
     assert not list(tmp_path.rglob("*.partial"))
