@@ -208,6 +208,14 @@ def test_what_was_counted_is_said():
     ]
 
 
+def test_rows_in_less_than_single_precision_say_so():
+    reduced, exact = ([{**each, "precision": name} for each in records(si=[0.1, 0.4])] for name in ("bf16", "fp32"))
+    table = ResultTable.of(Results([Row("a", "a", [Run(reduced)]), Row("b", "b", [Run(exact)])], resamples=99))
+    lines = table.means().markdown().splitlines()
+    assert lines[-1] == "1. 2 pairs in bf16, less than single precision."
+    assert [line["reduced"] for line in table.long()] == [2, 0]
+
+
 def test_a_gain_is_over_the_own_control_else_over_the_familys_else_there_is_none():
     options = {"is_control": True, "is_matched": True}
     rows = [

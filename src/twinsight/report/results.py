@@ -1,6 +1,7 @@
 """Results of several explainers on the same pairs, from their records alone."""
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -93,6 +94,7 @@ class Facts:
         degenerate: records with a constant or non-finite map.
         nonpositive: records whose similarity is zero or less.
         approximate: records whose areas are of curves that were computed in part.
+        reduced: records whose passes were in less than single precision, by precision.
         costs: mean over pairs, by column of the timings; only those that were recorded.
     """
 
@@ -101,6 +103,7 @@ class Facts:
     degenerate: int
     nonpositive: int
     approximate: int
+    reduced: Mapping[str, int]
     costs: Mapping[str, float]
 
 
@@ -216,6 +219,7 @@ class Results:
             degenerate=sum(bool(record.get("degenerate1") or record.get("degenerate2")) for record in explained),
             nonpositive=sum(bool(record.get("nonpositive")) for record in explained),
             approximate=sum(bool(record.get("approximate")) for record in explained),
+            reduced=Counter(record["precision"] for record in explained if record.get("precision", "fp32") != "fp32"),
             costs=costs,
         )
 

@@ -160,6 +160,7 @@ class ResultTable:
                         "degenerate": facts.degenerate,
                         "nonpositive": facts.nonpositive,
                         "approximate": facts.approximate,
+                        "reduced": sum(facts.reduced.values()),
                         **facts.costs,
                         "level": self.level,
                     }
@@ -185,6 +186,7 @@ class ResultTable:
             (facts.degenerate, "with a constant or non-finite map: its ranking is chance."),
             (facts.nonpositive, "with a similarity of zero or less: relative drops mean little."),
             (facts.approximate, "with approximate areas: only where curves bend were points computed."),
+            *((count, f"in {precision}, less than single precision.") for precision, count in facts.reduced.items()),
         ]
         fewer = [f"Explained {_pairs(facts.pairs)} of {self.pairs}."] if facts.pairs < self.pairs else []
         return [f"{_pairs(count)} {what}" for count, what in said if count] + fewer
