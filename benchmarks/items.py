@@ -50,13 +50,17 @@ class Setting:
 
     @property
     def stride(self) -> int:
-        """Of the windows in slices: 36 of 441 a view, 16 when quick."""
-        return 53 if self.quick else 32
+        """Of the windows in slices: 36 of 441 a view, 16 when quick, more where that is less than a chunk.
+
+        A part of a chunk takes a GPU nearly as long as all of it.
+        """
+        fewest = min(self.bank.chunk_size, len(boxes(STRIDE)))
+        return next(step for step in (53 if self.quick else 32, 20, 14, STRIDE) if len(boxes(step)) >= fewest)
 
     @property
     def points(self) -> int:
-        """Of curves in slices."""
-        return 17 if self.quick else 33
+        """Of curves in slices; at least a chunk and one more."""
+        return min(POINTS, max(17 if self.quick else 33, self.bank.chunk_size + 1))
 
     @property
     def rival(self) -> Rival:
@@ -230,9 +234,12 @@ def _both_occlusions(setting: Setting) -> Item:
 
 
 def _pairwise_occlusion(setting: Setting) -> Item:
-    ours = setting.explained(PairwiseOcclusion(setting.model, num_samples=16, protocol="sound", baseline="input_zero"))
+    some = min(100, max(16, setting.bank.chunk_size))
+    ours = setting.explained(
+        PairwiseOcclusion(setting.model, num_samples=some, protocol="sound", baseline="input_zero")
+    )
     works = {
-        OURS: Work(ours, Passes(202), chunked(setting, 16, 100, 2), setting.once()),
+        OURS: Work(ours, Passes(202), chunked(setting, some, 100, 2), setting.once()),
         RIVAL: Work(
             setting.literally(lambda rival: rival.pairwise_occlusion(*setting.views, boxes(24)[:8])), Passes(202)
         ),

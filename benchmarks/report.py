@@ -15,20 +15,20 @@ from benchmarks.measure import MOST_ROUNDS, Timing
 Row = dict[str, Any]
 COLUMNS = ("network", "item", "ours, s", "against", "theirs, s", "ratio", "aim", "our passes", "their passes")
 MORE_COLUMNS = ("of peak", "memory, MB: ours / theirs", "slice: ours / theirs")
-HOW = """`literal` does what the published code is described to do: batches of one for gradients and metrics,
-contiguous batches of 32 for occlusion, parameters that collect gradients where any are asked for, the partner encoded
-at every step. All explain the same pair at 224 pixels with the same random weights, in turn, in one process; rows of
+HOW = """`literal` does what the published code is described to do: batches of one for gradients and metrics, contiguous
+batches of 32 for occlusion, parameters that collect gradients where any are asked for, the partner encoded at every
+step. All explain the same pair at 224 pixels with the same random weights, in turn, in one process; rows of
 occlusion, and of curves, share their rounds, so that some seconds stand in more than one. Seconds are medians of
-{repeats} rounds or, where they are short, of up to {most}, after a first one that warms up (and folds the network, once
-for all pairs). Long items are timed on a slice, given in the last column, times counted passes, chunks that are filled
-up counting whole; what a slice does just once (both views and the ends of curves, one at a time) is timed by itself and
-counted once. Gradients of noisy and mixed images start from known embeddings of both views, as after any other method:
-only the score that comes with our maps takes them, and what maps take of view 1 is computed again and counted. Memory
-is what the first round added to the loaded model. Of peak: floating-point operations of our passes over those of matrix
-products of side 2048, measured in turn with them; where they are passes over whole images, and those of the first
-convolution counted for each image, though gradients that are added up go back through it once a chunk. Curves of random
-weights hardly bend, so that approximate ones end after few points; those of trained networks take far more
-(docs/speed.md), and such ratios are not to be expected."""
+{repeats} rounds or, where they are short, of up to {most}, after a first one that warms up (and folds the network,
+once for all pairs). Long items are timed on a slice, given in the last column, times counted passes, what chunks are
+filled up with included; what a slice does just once (both views and the ends of curves, one at a time) is timed by
+itself and counted once. Gradients of noisy and mixed images start from known embeddings of both views, as after any
+other method: only the score that comes with our maps takes them, and what maps take of view 1 is computed again and
+counted. Memory is what the first round added to the loaded model. Of peak: floating-point operations of our passes
+over those of matrix products of side 2048, measured in turn with them; where they are passes over whole images, and
+those of the first convolution counted for each image, though gradients that are added up go back through it once a
+chunk. Curves of random weights hardly bend, so that approximate ones end after few points; those of trained networks
+take far more (docs/speed.md), and such ratios are not to be expected."""
 TABLE_ROWS = 16
 """Rows of the paper's table."""
 

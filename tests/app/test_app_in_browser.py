@@ -70,6 +70,7 @@ def open_options(page: Any, explainer: str) -> Any:
     panel.evaluate(
         """(panel) => new Promise((done) => {
           let timer;
+          setTimeout(done, 60000);
           const wait = () => { clearTimeout(timer); timer = setTimeout(done, 500) };
           new MutationObserver(wait).observe(panel, { subtree: true, childList: true, attributes: true });
           wait();

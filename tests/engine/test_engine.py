@@ -1,4 +1,4 @@
-"""Banks encode each content once, chunks have one size, ranks and baselines are what they say."""
+"""Banks encode each content once, chunks have few sizes, ranks and baselines are what they say."""
 
 import itertools
 
@@ -191,7 +191,7 @@ def test_what_fails_in_either_layout_is_no_reason_to_leave_channels_last():
     assert layouts == [True, False, True]
 
 
-def test_whole_explanations_and_metrics_see_whole_chunks_or_single_views_only():
+def test_whole_explanations_and_metrics_see_whole_chunks_what_holds_the_rest_or_single_views_only():
     model, views, maps = tiny_model(0), tiny_pair(0, 2), tiny_maps(0, 2)
     sizes, bank = recording(model), PairBank(model, chunk_size=20)
     ConditionalOcclusion(model, window=9, stride=5)(*views, bank=bank)

@@ -1,6 +1,7 @@
 """Folded copies answer as their networks do, and networks that cannot be folded safely are left alone."""
 
 import copy
+from math import inf, nan
 
 import pytest
 import torch
@@ -380,6 +381,14 @@ def test_the_copy_of_a_network_with_small_answers_is_held_to_them(monkeypatch):
     plain = fused.FoldedConvolution.forward
     monkeypatch.setattr(fused.FoldedConvolution, "forward", lambda self, *given: 1.01 * plain(self, *given))
     assert folded(model, images_for(model)) is None
+
+
+@pytest.mark.parametrize(
+    ("found", "expected", "off"),
+    [([0.0], [0.0], 0.0), ([1.0], [0.0], inf), ([nan], [1.0], inf), ([1.0], [inf], inf), ([inf], [1.0], inf)],
+)
+def test_what_is_not_finite_never_passes_for_close(found, expected, off):
+    assert deviation(torch.tensor(found), torch.tensor(expected)) == off
 
 
 def test_what_is_asked_for_twice_is_not_folded_away():

@@ -212,7 +212,7 @@ def test_rows_in_less_than_single_precision_say_so():
     reduced, exact = ([{**each, "precision": name} for each in records(si=[0.1, 0.4])] for name in ("bf16", "fp32"))
     table = ResultTable.of(Results([Row("a", "a", [Run(reduced)]), Row("b", "b", [Run(exact)])], resamples=99))
     lines = table.means().markdown().splitlines()
-    assert lines[-1] == "1. 2 pairs in bf16, less than single precision."
+    assert lines[-1] == "1. 2 pairs asked for in bf16, less than single precision."
     assert [line["reduced"] for line in table.long()] == [2, 0]
 
 

@@ -26,11 +26,11 @@ from twinsight.study.records import unpacked_array
 from twinsight.study.status import write_status
 
 GRADCAM = ("explainer=gradcam",)
-# Noise is drawn per pair; 36 windows fill one chunk and leave a second to be padded.
+# Noise is drawn per pair; 25 windows fill one chunk and leave a second to be filled up.
 OCCLUSION = (
     "explainer=conditional_occlusion",
     "explainer.window=12",
-    "explainer.stride=4",
+    "explainer.stride=5",
     "explainer.baseline=noise",
 )
 
@@ -500,7 +500,7 @@ def test_the_configuration_is_kept_with_every_option_resolved(reference):
         "protocol": "sound",
         "options": {
             "window": [12, 12],
-            "stride": [4, 4],
+            "stride": [5, 5],
             "baseline": "noise",
             "geometry": "window_average",
             "flush": True,
@@ -547,8 +547,18 @@ def test_the_forwards_of_a_pair_are_those_of_the_formula(tiny, forwards, protoco
 def test_the_forwards_of_an_occlusion_are_its_windows(tiny):
     config = tiny(*OCCLUSION, "data.limit=2", metrics={})
     assert explain(config) == 0
-    assert [row["forwards"] for row in rows(only_cell(config), "timings")] == [2 * 36 + 2] * 2
+    assert [row["forwards"] for row in rows(only_cell(config), "timings")] == [2 * 25 + 2] * 2
     assert [row["backwards"] for row in rows(only_cell(config), "timings")] == [0] * 2
+
+
+@pytest.mark.parametrize(
+    ("words", "precision"),
+    [((), "fp32"), (("engine.precision=bf16",), "bf16"), (("trainer.precision=bf16-mixed",), "bf16-mixed")],
+)
+def test_records_say_in_what_precision_they_were_made(tiny, words, precision):
+    config = tiny(*GRADCAM, "data.limit=1", *words)
+    assert explain(config) == 0
+    assert [row["precision"] for row in rows(only_cell(config))] == [precision]
 
 
 def test_a_cell_without_metrics_has_scores_and_maps(explained):

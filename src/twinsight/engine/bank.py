@@ -258,7 +258,7 @@ class PairBank:
             versions = perturbation.versions(indices.to(perturbation.image.device))
             network = self._for_many(versions[0])
             if boxes is not None and cones[0] is not network:
-                with self.execution.products(perturbation.image.device):
+                with EXACT.products(perturbation.image.device):  # what is tried there is compared to 1e-5
                     cones = (network, network.by_cones(perturbation.outside, boxes))
             by_cones = cones[1]
             if boxes is None or by_cones is None:

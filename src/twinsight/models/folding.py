@@ -95,9 +95,9 @@ def deviation(found: Tensor, expected: Tensor) -> float:
     if found.shape != expected.shape:
         return math.inf
     error, largest = float((found - expected).abs().max()), float(expected.abs().max())
-    if math.isnan(error):
-        return math.inf
-    return error / largest if error else 0.0
+    if error == 0:
+        return 0.0
+    return error / largest if largest > 0 and math.isfinite(error) else math.inf
 
 
 def _copied(model: TwoViewModel) -> TwoViewModel:
@@ -126,8 +126,8 @@ def _part(part: nn.Module | None) -> nn.Module | None:
 
 def _with_packed_head(model: TwoViewModel, fast: TwoViewModel, trial: Tensor, count: int) -> TwoViewModel:
     """``fast`` with large linear layers packed too, where that is right."""
-    packed: Any = _with_packed_linears(fast, count)
     try:
+        packed: Any = _with_packed_linears(fast, count)
         return packed if packed is not fast and _agree(model, packed, trial) else fast
     except torch.OutOfMemoryError:
         raise

@@ -186,7 +186,10 @@ class ResultTable:
             (facts.degenerate, "with a constant or non-finite map: its ranking is chance."),
             (facts.nonpositive, "with a similarity of zero or less: relative drops mean little."),
             (facts.approximate, "with approximate areas: only where curves bend were points computed."),
-            *((count, f"in {precision}, less than single precision.") for precision, count in facts.reduced.items()),
+            *(
+                (count, f"asked for in {precision}, less than single precision.")
+                for precision, count in facts.reduced.items()
+            ),
         ]
         fewer = [f"Explained {_pairs(facts.pairs)} of {self.pairs}."] if facts.pairs < self.pairs else []
         return [f"{_pairs(count)} {what}" for count, what in said if count] + fewer

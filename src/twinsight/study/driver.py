@@ -299,17 +299,19 @@ def dry_run(words: Sequence[str]) -> list[str]:
 
 
 def speeds(configs: Mapping[str, Any]) -> dict[str, float]:
-    """Image forwards a second of the models of frozen configurations, by the cell's name, measured on some chunks."""
+    """Image forwards a second, by the cell's name, measured on some chunks of each model, chunk size and precision.
+
+    Uncompiled, whatever a configuration says: to plan is to write down, and it may be done on a login node.
+    """
     planner = Planner()
-    found: dict[tuple[int, int, Execution], float] = {}
+    found: dict[tuple[int, int, str], float] = {}
     speeds = {}
     for name, content in configs.items():
         config = DictConfig(content)
         model = planner.model(config)
-        chunk, execution = config.engine.chunk_size, execution_of(config)
-        key = (id(model), chunk, execution)
+        key = (id(model), config.engine.chunk_size, execution_of(config).precision)
         if key not in found:
-            found[key] = forwards_per_second(model, chunk, execution)
+            found[key] = forwards_per_second(model, key[1], Execution(key[2]))
         speeds[name] = found[key]
     return speeds
 

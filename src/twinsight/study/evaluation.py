@@ -124,12 +124,18 @@ class Evaluation(pl.LightningModule):
                     **_pair_columns(batch, place),
                     **scores,
                     "chunk_size": self.bank.chunk_size,
-                    "precision": self.bank.execution.precision,
+                    "precision": self._precision,
                     "skipped": None,
                 },
                 {"index": index, **_array_columns(arrays, place)},
                 {"index": index, **timing},
             )
+
+    @property
+    def _precision(self) -> str:
+        """What passes were asked for in: the trainer's where that is less than single, else the engine's."""
+        engine, trainer = self.bank.execution.precision, str(self.trainer.precision)
+        return engine if trainer.startswith("32") or engine == "bf16" else trainer
 
     def _name_the_broken_pair(self, batch: PairBatch) -> None:
         """Raise again with the name of the pair, where it is a view itself that has a broken embedding."""
