@@ -109,7 +109,6 @@ class PairBank:
         if key not in self._kept:
             with _plain_tensors():
                 self._keep(key, _finite(self._encode(perturbation, view), f"a perturbed version of view {view}"))
-            self.forwards += len(perturbation)
         return self._get(key)
 
     def encode(self, images: Tensor, view: int = 1, own: bool = False, shift: Tensor | None = None) -> Tensor:
@@ -191,8 +190,10 @@ class PairBank:
                 self.chunk_size //= 2
                 log.warning("out of device memory: chunks of %d perturbed images from here on", self.chunk_size)
 
-    def rows_in_chunks(self, count: int, work: Callable[[int, int], Tensor]) -> Tensor:
-        """``(count, ...)``, at least one, of which ``work(start, stop)`` gives the rows of a chunk.
+    def rows_in_chunks(self, count: int, work: Callable[[Tensor], Tensor]) -> Tensor:
+        """``(count, ...)``, at least one, of which ``work(indices)`` gives the rows at ``(n,)`` indices of a chunk.
+
+        Chunks are filled up by repeating their last index (:meth:`filled_up`); what that gives is left out.
 
         They go to one place, set aside with the first chunk: kept one by one they would cut up the memory that chunks
         free and use again.
@@ -201,12 +202,14 @@ class PairBank:
 
         def keep(start: int, stop: int) -> None:
             nonlocal found
-            rows = work(start, stop)
+            self.before_pass(stop - start)
+            rows = work(torch.arange(start, start + self.filled_up(stop - start)).clamp(max=stop - 1))[: stop - start]
             if found is None:
                 found = rows.new_empty(count, *rows.shape[1:])
             found[start:stop] = rows.view(stop - start, *found.shape[1:])  # one for each: none is spread over others
 
         self.in_chunks(count, keep)
+        self.forwards += count
         assert found is not None
         return found
 
@@ -251,10 +254,8 @@ class PairBank:
         boxes = None if self.execution.incremental is False else windows_of(perturbation)
         cones: tuple[FastNetwork | None, Callable[[Tensor, Tensor], Tensor] | None] = (None, None)
 
-        def embeddings(start: int, stop: int) -> Tensor:
+        def embeddings(indices: Tensor) -> Tensor:
             nonlocal cones
-            self.before_pass(stop - start)
-            indices = torch.arange(start, start + self.filled_up(stop - start)).clamp(max=stop - 1)  # by repetition
             versions = perturbation.versions(indices.to(perturbation.image.device))
             network = self._for_many(versions[0])
             if boxes is not None and cones[0] is not network:
@@ -262,11 +263,9 @@ class PairBank:
                     cones = (network, network.by_cones(perturbation.outside, boxes))
             by_cones = cones[1]
             if boxes is None or by_cones is None:
-                return self._laid_out(network, versions, view)[: stop - start]
+                return self._laid_out(network, versions, view)
             windows = boxes[indices]
-            return self.execution.run(
-                lambda x, view: network.network.embed(by_cones(x, windows), view), versions, view
-            )[: stop - start]
+            return self.execution.run(lambda x, view: network.network.embed(by_cones(x, windows), view), versions, view)
 
         if self._on_cpu():
             self._for_many(perturbation.image)  # here, so that nothing it needs for a moment is kept between chunks

@@ -83,11 +83,8 @@ class TokenOcclusion(Explainer):
     def _embeddings(self, pair: Pair, tokens: Tensor, keep: Tensor) -> Tensor:
         """``(windows, d)`` embeddings of a view without the tokens of each window."""
 
-        def embedded(start: int, stop: int) -> Tensor:
-            pair.bank.before_pass(stop - start)
-            pair.bank.forwards += stop - start
-            rows = torch.arange(start, start + pair.bank.filled_up(stop - start)).clamp(max=stop - 1)  # by repetition
-            return self.model.embed_tokens(tokens[0, keep[rows].to(tokens.device)])[: stop - start]
+        def embedded(rows: Tensor) -> Tensor:
+            return self.model.embed_tokens(tokens[0, keep[rows].to(tokens.device)])
 
         return pair.bank.rows_in_chunks(len(keep), embedded).float()
 
